@@ -1,0 +1,100 @@
+"""What benchmarks share: the race, and the file its results go to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+RESULTS = Path(__file__).parent / "results"
+ROWS = pytest.StashKey[dict[str, list[dict[str, object]]]]()
+
+Race = Callable[..., None]
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Return the seconds of each run in each round; who goes first changes from round to round."""
+    names = list(runs)
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            begin = clock()
+            runs[name]()
+            seconds[name].append(clock() - begin)
+    return seconds
+
+
+@pytest.fixture
+def race(benchmark, request: pytest.FixtureRequest) -> Race:
+    """Return a function that times ours against its peers, round by round, and keeps the rows."""
+    name = request.path.stem.removeprefix("bench_")
+    rows = request.config.stash.setdefault(ROWS, {}).setdefault(name, [])
+
+    def run(
+        job: str,
+        ours: Callable[[], object],
+        peers: Mapping[str, Callable[[], object]],
+        *,
+        rounds: int = 15,
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        seconds = interleave({"ours": ours, **peers}, rounds, clock)
+        for peer in peers:
+            # a ratio a round, then the median: the machine's mood is the same within a round
+            pairs = zip(seconds[peer], seconds["ours"], strict=True)
+            row = {
+                "job": job,
+                "peer": peer,
+                "ratio": round(median(theirs / mine for theirs, mine in pairs), 3),
+                "ours": round(median(seconds["ours"]) * 1e3, 4),
+                "theirs": round(median(seconds[peer]) * 1e3, 4),
+                "unit": "ms",
+            }
+            rows.append(row)
+            benchmark.extra_info[peer] = row["ratio"]
+        benchmark.group = job
+        benchmark.pedantic(ours, rounds=3)
+
+    return run
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write each file's rows, unless anything failed: no speed claim on a red test."""
+    if exitstatus != pytest.ExitCode.OK:
+        return
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    for name, rows in session.config.stash.get(ROWS, {}).items():
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{name}.json"
+        whole = path.with_suffix(".tmp")
+        whole.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        whole.replace(path)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the rows."""
+    for name, rows in config.stash.get(ROWS, {}).items():
+        terminalreporter.section(f"{name}: ratio > 1 where ours is better")
+        for row in rows:
+            terminalreporter.write_line(
+                "{ratio:8.2f}  {ours:10.3f} {theirs:10.3f} {unit}  {job}  against {peer}".format(
+                    **row
+                )
+            )

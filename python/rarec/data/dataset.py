@@ -1,0 +1,216 @@
+"""A dataset: who did what in which order, and how the items are called.
+
+Axes: U users, N items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file, save_file
+
+from rarec.artifacts import read_config, write_config, write_folder
+from rarec.data.histories import Histories
+from rarec.data.report import Report, tied_events
+from rarec.data.tables import DataError
+
+FORMAT = "rarec-dataset/1"
+# comparing an unknown id with more ids than this takes longer than people wait for a message
+_MAX_COMPARED = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Histories of users, with the tables that turn numbers into ids and titles.
+
+    Attributes:
+        user_ids: `[U]` the id of each user, as the source has it.
+        item_ids: `[N]` the id of each item.
+        titles: `[N]` the text of each item, "" where it is missing.
+        histories: U rows in time order, then the order of the source.
+        report: What was found and left out; what can be counted here is counted here.
+        description: Where the data came from and what was done, as JSON can hold it.
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    titles: list[str]
+    histories: Histories
+    report: Report = field(default_factory=Report)
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.user_ids) != len(self.histories):
+            raise ValueError(
+                f"expected an id for each of {len(self.histories)} histories, "
+                f"got {len(self.user_ids)}"
+            )
+        if len(self.titles) != len(self.item_ids):
+            raise ValueError(
+                f"expected a title for each of {len(self.item_ids)} items, got {len(self.titles)}"
+            )
+        largest = self.histories.items.max(initial=-1)
+        if largest >= len(self.item_ids):
+            raise ValueError(f"expected item numbers below {len(self.item_ids)}, got {largest}")
+        for kind, ids in (("user", self.user_ids), ("item", self.item_ids)):
+            if len(set(ids)) != len(ids):
+                repeated = next(name for name, count in Counter(ids).items() if count > 1)
+                raise ValueError(f"expected each {kind} id once, got {repeated!r} again")
+        object.__setattr__(self, "report", self._counted())
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hex sha256 of ids, titles and histories; files of another format give the same."""
+        digest = hashlib.sha256(b"rarec dataset 1")
+        for texts in (self.user_ids, self.item_ids, self.titles):
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            lengths = np.fromiter(map(len, encoded), dtype="<i8", count=len(encoded))
+            digest.update(len(encoded).to_bytes(8, "little") + lengths.tobytes())
+            digest.update(b"".join(encoded))
+        digest.update(self.histories.offsets.astype("<i8").tobytes())
+        digest.update(self.histories.items.astype("<i4").tobytes())
+        times = self.histories.times
+        digest.update(b"no times" if times is None else times.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def user_number(self, user_id: str) -> int:
+        """Return the number of a user.
+
+        Raises:
+            ValueError: If the id is unknown.
+        """
+        return _number("user", user_id, self._user_numbers)
+
+    def item_number(self, item_id: str) -> int:
+        """Return the number of an item.
+
+        Raises:
+            ValueError: If the id is unknown.
+        """
+        return _number("item", item_id, self._item_numbers)
+
+    def require_titles(self) -> None:
+        """Refuse a dataset that a text model cannot read.
+
+        Raises:
+            DataError: If no item has a title.
+        """
+        if not any(self.titles):
+            raise DataError(
+                f"expected titles for the {self.n_items} items, got none: a text model needs a "
+                f"file of items with a column of titles"
+            )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the dataset into a folder, whole or not at all.
+
+        Args:
+            folder: New, empty, or an artifact of ours, which is replaced.
+        """
+        arrays = {"offsets": self.histories.offsets, "items": self.histories.items}
+        if self.histories.times is not None:
+            arrays["times"] = self.histories.times
+        with write_folder(folder) as path:
+            save_file(arrays, path / "histories.safetensors")
+            pl.DataFrame({"user_id": pl.Series(self.user_ids, dtype=pl.String)}).write_parquet(
+                path / "users.parquet"
+            )
+            items = {"item_id": self.item_ids, "title": self.titles}
+            schema = {"item_id": pl.String, "title": pl.String}
+            pl.DataFrame(items, schema=schema).write_parquet(path / "items.parquet")
+            values = {
+                "content_hash": self.content_hash,
+                "report": self.report.as_dict(),
+                "description": dict(self.description),
+            }
+            write_config(path, FORMAT, values)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Dataset:
+        """Return the dataset that `save` wrote.
+
+        Args:
+            folder: The folder.
+
+        Raises:
+            ValueError: If it is no such folder, or its content is not what was written.
+        """
+        config = read_config(folder, FORMAT)
+        path = Path(folder)
+        for name in ("histories.safetensors", "users.parquet", "items.parquet"):
+            if not (path / name).is_file():
+                raise DataError(f"expected {name} in {folder}, got none")
+        arrays = load_file(path / "histories.safetensors")
+        items = pl.read_parquet(path / "items.parquet")
+        dataset = cls(
+            pl.read_parquet(path / "users.parquet")["user_id"].to_list(),
+            items["item_id"].to_list(),
+            items["title"].to_list(),
+            Histories(arrays["offsets"], arrays["items"], arrays.get("times")),
+            Report.from_dict(config["report"]),
+            config["description"],
+        )
+        if dataset.content_hash != config["content_hash"]:
+            raise DataError(
+                f"expected the content {config['content_hash']} in {folder}, "
+                f"got {dataset.content_hash}: a file was changed"
+            )
+        return dataset
+
+    @cached_property
+    def _user_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.user_ids)}
+
+    @cached_property
+    def _item_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.item_ids)}
+
+    def _counted(self) -> Report:
+        tied = tied_events(self.histories)
+        ends = self.histories.offsets[1:][self.histories.lengths > 0] - 1
+        shared = [count for count in Counter(filter(None, self.titles)).values() if count > 1]
+        return dataclasses.replace(
+            self.report,
+            users=self.n_users,
+            items=self.n_items,
+            interactions=len(self.histories.items),
+            has_item_texts=self.report.has_item_texts or any(self.titles),
+            has_times=self.histories.times is not None,
+            tied=int(tied.sum()),
+            users_with_tied_end=int(tied[ends].sum()),
+            titles_missing=self.titles.count(""),
+            titles_shared=sum(shared),
+        )
+
+
+def _number(kind: str, wanted: str, numbers: dict[str, int]) -> int:
+    number = numbers.get(wanted)
+    if number is None:
+        message = f"expected a known {kind} id, got {wanted!r}"
+        if len(numbers) <= _MAX_COMPARED and isinstance(wanted, str):
+            close = difflib.get_close_matches(wanted, numbers, n=3)
+            if close:
+                message += f" (close to it: {', '.join(close)})"
+        raise ValueError(message)
+    return number

@@ -1,0 +1,64 @@
+"""MovieLens files that have no header: `ratings.dat` and `movies.dat`, `u.data` and `u.item`.
+
+`ratings.csv` and `movies.csv` of the newer releases are plain tables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rarec.data.delimited import Layout, first_line, read_delimited
+from rarec.data.tables import DataError, Table
+
+# in the order of the flags at the end of a line of u.item
+GENRES = (
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
+_RATING = ("user_id", "item_id", "rating", "timestamp")
+_MOVIE = ("item_id", "title", "genres")
+_OLD_MOVIE = ("item_id", "title", "release_date", "video_release_date", "url", *GENRES)
+
+
+def read_ratings(path: Path) -> Table:
+    """Return `ratings.dat` (fields cut by `::`) or `u.data` (by tabs) as a table.
+
+    Raises:
+        DataError: If the file is malformed.
+    """
+    return _read(path, {"::": _RATING, "\t": _RATING})
+
+
+def read_movies(path: Path) -> Table:
+    """Return `movies.dat` (fields cut by `::`) or `u.item` (by `|`) as a table.
+
+    Raises:
+        DataError: If the file is malformed.
+    """
+    return _read(path, {"::": _MOVIE, "|": _OLD_MOVIE})
+
+
+def _read(path: Path, layouts: dict[str, tuple[str, ...]]) -> Table:
+    line = first_line(path)
+    for separator, names in layouts.items():
+        if separator in line:
+            return read_delimited(path, Layout(separator, names=names, latin1=True))
+    expected = " or ".join(repr(separator) for separator in layouts)
+    raise DataError(f"{path.name}:1: expected fields cut by {expected}, got {line[:60]!r}")

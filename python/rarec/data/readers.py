@@ -1,0 +1,273 @@
+"""From files and frames to a dataset: the one way in.
+
+Axes: U users, N items, E events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from rarec.data import columns as typed
+from rarec.data.dataset import Dataset
+from rarec.data.filters import k_core
+from rarec.data.histories import Histories
+from rarec.data.report import Report
+from rarec.data.sources import open_sources
+from rarec.data.tables import DataError, Table
+from rarec.data.titles import join_texts
+
+if TYPE_CHECKING:
+    from rarec.data.sources import Source
+
+_USER = ("user_id", "userId")
+_ITEM = ("item_id", "movieId")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns; None means the usual name of the format.
+
+    Attributes:
+        user: Ids of users, usually `user_id` or `userId`.
+        item: Ids of items, usually `item_id` or `movieId`.
+        timestamp: Times, usually `timestamp`; without one the order of the file counts.
+        rating: Ratings, usually `rating`; read only for `min_rating`.
+        text: Columns of the items' texts, joined by ". "; usually `title`.
+        text_item: Ids in the file of items, where they have another name than `item`.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    timestamp: str | None = None
+    rating: str | None = None
+    text: tuple[str, ...] = ()
+    text_item: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What to keep of what is read.
+
+    Attributes:
+        repeats: Which of a user's interactions with one item stays: the "first" (what a user has
+            seen is never recommended again, so a later one cannot be predicted), the "last", or
+            "keep" for all.
+        ties: Order of a user's interactions at the same time: "file" or "shuffle".
+        tie_seed: Seed of the shuffle.
+        catalogue: "interacted" leaves out listed items nobody interacted with, "all" keeps them.
+        min_user_interactions: Users with fewer leave; with the next one, until stable (k-core).
+        min_item_interactions: Items with fewer leave.
+        min_rating: Interactions with a lower rating are left out; None keeps all.
+    """
+
+    repeats: str = "first"
+    ties: str = "file"
+    tie_seed: int = 0
+    catalogue: str = "interacted"
+    min_user_interactions: int = 1
+    min_item_interactions: int = 1
+    min_rating: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("repeats", ("first", "last", "keep")),
+            ("ties", ("file", "shuffle")),
+            ("catalogue", ("interacted", "all")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"expected {name} to be {' or '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if self.min_user_interactions < 1 or self.min_item_interactions < 1:
+            raise ValueError(
+                f"expected least numbers of interactions >= 1, got "
+                f"{self.min_user_interactions} and {self.min_item_interactions}"
+            )
+        if self.catalogue == "all" and self.min_item_interactions > 1:
+            raise ValueError(
+                f"expected catalogue='interacted' with min_item_interactions="
+                f"{self.min_item_interactions}, got 'all'"
+            )
+
+
+def read_dataset(
+    interactions: Source,
+    items: Source | None = None,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Columns | None = None,
+    options: ReadOptions | None = None,
+) -> Dataset:
+    """Return the dataset in a folder, in files, or in frames.
+
+    Ids stay text as the source has it. Users and items are numbered in the order of their ids,
+    so the numbers do not depend on the format. A history is in the order of time, then of the
+    source. Whatever is left out or looks odd is counted in `report` of the result.
+
+    Args:
+        interactions: A folder, a file, or a polars or pandas frame. A folder has `*.inter` (and
+            `*.item`), `ratings.dat` (`movies.dat`), `u.data` (`u.item`), `ratings.csv`
+            (`movies.csv`) or `interactions.*` (`items.*`) as csv, tsv, csv.gz or parquet.
+        items: A file or frame with the texts of items. Without one (and none in the folder) all
+            titles are empty.
+        format: "recbole", "movielens" (the files without a header), "table", or "auto", which
+            goes by the names of the files.
+        columns: Names of the columns, where they are not the usual ones.
+        options: What to keep.
+
+    Raises:
+        DataError: If the data is not as it must be; the message names file, line and column.
+        ValueError: If an argument is unknown.
+
+    Example:
+        >>> import polars as pl
+        >>> events = pl.DataFrame({"user_id": ["007", "007"], "item_id": ["b", "a"]})
+        >>> read_dataset(events).item_ids
+        ['a', 'b']
+    """
+    columns = columns or Columns()
+    options = options or ReadOptions()
+    table, texts, kind = open_sources(interactions, items, format=format)
+    read, counts = _events(table, columns, options)
+    ordered, repeated = _ordered(read, options)
+    titles, text_counts = _titles(texts, columns)
+    item_ids, text_counts = _catalogue(ordered, titles, text_counts, options)
+
+    user_ids = ordered["user"].unique().sort().to_list()
+    report = Report(
+        repeats=options.repeats,
+        repeated=repeated,
+        ties=options.ties,
+        catalogue=options.catalogue,
+        has_item_texts=texts is not None,
+        notes=table.notes + (texts.notes if texts is not None else ()),
+        **counts,
+        **text_counts,
+    )
+    dataset = Dataset(
+        user_ids,
+        item_ids,
+        [titles.get(name, "") for name in item_ids],
+        _histories(ordered, user_ids, item_ids),
+        report,
+        {
+            "format": kind,
+            "interactions": _name(interactions, table),
+            "items": None if texts is None else texts.source,
+            "columns": dataclasses.asdict(columns),
+            "options": dataclasses.asdict(options),
+            "filters": [],
+        },
+    )
+    return _filtered(dataset, options)
+
+
+def _name(source: Source, table: Table) -> str:
+    # the folder's name says which data this is; its path is nobody else's business
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return f"{Path(source).resolve().name}/{table.source}"
+    return table.source
+
+
+def _filtered(dataset: Dataset, options: ReadOptions) -> Dataset:
+    if options.min_user_interactions == options.min_item_interactions == 1:
+        return dataset
+    item = 0 if options.catalogue == "all" else options.min_item_interactions
+    return k_core(dataset, user=options.min_user_interactions, item=item)
+
+
+def _events(
+    table: Table, columns: Columns, options: ReadOptions
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Return user, item, time (where there is one) of each record, and counts for the report."""
+    user = table.choose(columns.user, _USER, "users")
+    item = table.choose(columns.item, _ITEM, "items")
+    time = table.find(columns.timestamp, ("timestamp",))
+    frame = pl.DataFrame(
+        {"user": typed.ids(table, user), "item": typed.ids(table, item)}
+        | ({} if time is None else {"time": typed.times(table, time)})
+    )
+    counts: dict[str, Any] = {"rows_read": frame.height}
+    if options.min_rating is not None:
+        rating = table.choose(columns.rating, ("rating",), "ratings (min_rating needs them)")
+        frame = frame.filter(typed.numbers(table, rating) >= options.min_rating)
+        counts |= {
+            "min_rating": options.min_rating,
+            "below_min_rating": counts["rows_read"] - frame.height,
+        }
+        if frame.height == 0:
+            raise DataError(
+                f"{table.source}: expected ratings of at least {options.min_rating:g}, got none"
+            )
+    return frame, counts
+
+
+def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, int]:
+    """Return the events by user and time, without repeats, and how many repeats there were."""
+    by = ["user"] + [name for name in frame.columns if name == "time"]
+    if options.ties == "shuffle" and "time" in by:
+        shuffled = np.random.default_rng(options.tie_seed).permutation(frame.height)
+        frame = frame.with_columns(tie=pl.Series(shuffled)).sort([*by, "tie"]).drop("tie")
+    else:
+        frame = frame.sort(by, maintain_order=True)
+    pairs = ["user", "item"]
+    if options.repeats == "keep":
+        return frame, frame.height - frame.select(pairs).n_unique()
+    keep = "first" if options.repeats == "first" else "last"
+    kept = frame.unique(pairs, keep=keep, maintain_order=True)
+    return kept, frame.height - kept.height
+
+
+def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the text of each listed item, and counts for the report."""
+    if texts is None:
+        return {}, {}
+    item = texts.choose(columns.text_item or columns.item, _ITEM, "items")
+    names = [texts.choose(name, (), "texts") for name in columns.text]
+    names = names or [texts.choose(None, texts.titles or ("title",), "titles")]
+    ids = typed.ids(texts, item).to_list()
+    values = join_texts([typed.texts(texts, name) for name in names])
+    titles: dict[str, str] = {}
+    for name, title in zip(ids, values, strict=True):
+        titles.setdefault(name, title)
+    return titles, {"items_listed": len(titles), "items_listed_twice": len(ids) - len(titles)}
+
+
+def _catalogue(
+    events: pl.DataFrame, titles: dict[str, str], counts: dict[str, Any], options: ReadOptions
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the ids of the catalogue in order, and the counts with what is missing where."""
+    interacted = events["item"].unique().sort().to_list()
+    if not titles:
+        return interacted, counts
+    listed = set(titles)
+    idle = listed.difference(interacted)
+    counts = {
+        **counts,
+        "items_not_listed": len(set(interacted) - listed),
+        "items_without_interactions": len(idle),
+    }
+    if options.catalogue == "all":
+        # polars sorts by bytes, which for UTF-8 is the order of Python's sorted
+        return sorted({*interacted, *idle}), counts
+    return interacted, counts
+
+
+def _histories(events: pl.DataFrame, user_ids: list[str], item_ids: list[str]) -> Histories:
+    users = _numbers(events["user"], user_ids)
+    lengths = np.bincount(users, minlength=len(user_ids))
+    return Histories(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        _numbers(events["item"], item_ids),
+        events["time"].to_numpy() if "time" in events.columns else None,
+    )
+
+
+def _numbers(ids: pl.Series, known: list[str]) -> np.ndarray:
+    return ids.cast(pl.Enum(known)).to_physical().to_numpy()

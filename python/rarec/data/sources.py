@@ -1,0 +1,120 @@
+"""Where data comes from: what a folder or a file name says about the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from rarec.data.delimited import Layout, read_delimited
+from rarec.data.frames import from_frame, read_parquet
+from rarec.data.movielens import read_movies, read_ratings
+from rarec.data.recbole import read_recbole
+from rarec.data.tables import DataError, Table
+
+if TYPE_CHECKING:
+    from rarec.data.frames import Frame
+
+    Source: TypeAlias = str | Path | Frame
+
+FORMATS = ("auto", "recbole", "movielens", "table")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+# format, interactions, items; the first name found in a folder wins within its row
+_FOLDERS = (
+    ("recbole", ("*.inter",), ("*.item",)),
+    ("movielens", ("ratings.dat",), ("movies.dat",)),
+    ("movielens", ("u.data",), ("u.item",)),
+    ("table", ("ratings.csv",), ("movies.csv",)),
+    (
+        "table",
+        tuple(f"interactions{ending}" for ending in _TABLE_ENDINGS),
+        tuple(f"items{ending}" for ending in _TABLE_ENDINGS),
+    ),
+)
+
+
+def open_sources(
+    interactions: Source,
+    items: Source | None,
+    *,
+    format: str = "auto",  # noqa: A002
+) -> tuple[Table, Table | None, str]:
+    """Return the table of interactions, that of items (or None), and the name of the format.
+
+    Args:
+        interactions: A folder, a file or a frame.
+        items: A file or a frame, or None; a folder brings its own.
+        format: One of `FORMATS`; "auto" goes by the names of the files.
+
+    Raises:
+        DataError: If nothing fits, or more than one format does.
+        ValueError: If `format` is unknown.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
+    if isinstance(interactions, str | Path) and Path(interactions).is_dir():
+        interactions, found, format = _look_into(Path(interactions), format)  # noqa: A001
+        items = found if items is None else items
+    table, kind = _open(interactions, "interactions", format)
+    if items is None:
+        return table, None, kind
+    return table, _open(items, "items", format)[0], kind
+
+
+def _open(source: Source, role: str, wanted: str) -> tuple[Table, str]:
+    if not isinstance(source, str | Path):
+        return from_frame(source, f"{role} frame"), "frame"
+    path = Path(source)
+    kind = _kind(path) if wanted == "auto" else wanted
+    readers: dict[str, Callable[[Path], Table]] = {
+        "recbole": read_recbole,
+        "movielens": read_ratings if role == "interactions" else read_movies,
+        "table": _read_table,
+    }
+    return readers[kind](path), kind
+
+
+def _kind(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    if name in ("u.data", "u.item") or name.endswith(".dat"):
+        return "movielens"
+    if name.endswith((".inter", ".item")):
+        return "recbole"
+    if name.endswith((*_SEPARATORS, ".parquet")):
+        return "table"
+    raise DataError(
+        f"{path}: expected a file .inter, .item, .dat, {', '.join(_TABLE_ENDINGS)}, "
+        f"u.data or u.item, or a format that says what it is"
+    )
+
+
+def _read_table(path: Path) -> Table:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return read_parquet(path)
+    separator = _SEPARATORS.get(Path(name.removesuffix(".gz")).suffix, ",")
+    return read_delimited(path, Layout(separator, quoted=True))
+
+
+def _look_into(folder: Path, wanted: str) -> tuple[Path, Path | None, str]:
+    found = []
+    for kind, interactions, items in _FOLDERS:
+        file = _only(folder, interactions)
+        if file is not None and wanted in ("auto", kind):
+            found.append((file, _only(folder, items), kind))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(file.name for file, _, _ in found)
+        raise DataError(f"{folder}: expected the interactions in one file, got {names}: pass one")
+    known = ", ".join(interactions[0] for _, interactions, _ in _FOLDERS)
+    raise DataError(f"{folder}: expected a folder with one of {known}, got none of them")
+
+
+def _only(folder: Path, patterns: tuple[str, ...]) -> Path | None:
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{folder}: expected one of these files, got {names}: pass it by its name")
+    return files[0] if files else None

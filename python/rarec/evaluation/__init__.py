@@ -1,0 +1,24 @@
+"""How good the ranking is: exact ranks, metrics with intervals, and the protocol beside them."""
+
+from rarec.evaluation.metrics import (
+    CUTOFFS,
+    compare,
+    per_user,
+    slices,
+    summarise,
+)
+from rarec.evaluation.protocol import protocol, write_results
+from rarec.evaluation.ranks import Ranks, TieRule, rank_targets
+
+__all__ = [
+    "CUTOFFS",
+    "Ranks",
+    "TieRule",
+    "compare",
+    "per_user",
+    "protocol",
+    "rank_targets",
+    "slices",
+    "summarise",
+    "write_results",
+]

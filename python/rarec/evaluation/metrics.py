@@ -1,0 +1,195 @@
+"""Metrics of ranks, with confidence intervals over users.
+
+Axes: Q queries (one target each), R bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rarec.evaluation.ranks import Ranks, TieRule
+
+CUTOFFS = (1, 5, 10, 20, 50, 100)
+# resampled row numbers held at once: 16 MB of them
+_BLOCK = 2_000_000
+
+
+def per_user(
+    ranks: Ranks, *, cutoffs: Sequence[int] = CUTOFFS, ties: TieRule = "average"
+) -> dict[str, NDArray[np.float64]]:
+    """Return `[Q]` float64 values of each metric, by name.
+
+    With `r` the rank: `hr@k` is 1 where `r <= k`; `ndcg@k` is `1 / log2(1 + r)` there (the ideal
+    is 1 with one target); `recall@k` equals `hr@k` with one target; `mrr@k` is `1 / r` there, and
+    `mrr` is `1 / r` everywhere.
+
+    Args:
+        ranks: The ranks.
+        cutoffs: The values of `k`, each at least 1.
+        ties: The rank among equal scores, see `Ranks.values`.
+
+    Raises:
+        ValueError: If a cutoff is below 1.
+
+    Example:
+        >>> one = np.array([1], dtype=np.int32)
+        >>> metrics = per_user(Ranks(one, 0 * one, 9 * one), cutoffs=[1, 2])
+        >>> metrics["hr@1"].item(), metrics["hr@2"].item(), metrics["mrr"].item()
+        (0.0, 1.0, 0.5)
+    """
+    if any(cutoff < 1 for cutoff in cutoffs):
+        raise ValueError(f"expected cutoffs >= 1, got {list(cutoffs)}")
+    rank = ranks.values(ties)
+    hits = {cutoff: (rank <= cutoff).astype(np.float64) for cutoff in cutoffs}
+    gain, reciprocal = 1.0 / np.log2(1.0 + rank), 1.0 / rank
+    metrics = {f"hr@{cutoff}": hit for cutoff, hit in hits.items()}
+    metrics |= {f"ndcg@{cutoff}": hit * gain for cutoff, hit in hits.items()}
+    metrics |= {f"recall@{cutoff}": hit for cutoff, hit in hits.items()}
+    metrics |= {f"mrr@{cutoff}": hit * reciprocal for cutoff, hit in hits.items()}
+    return metrics | {"mrr": reciprocal}
+
+
+def summarise(
+    ranks: Ranks,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    cutoffs: Sequence[int] = CUTOFFS,
+    ties: TieRule = "average",
+) -> dict[str, float | list[float]]:
+    """Return the mean of each metric, and beside it under `NAME_ci` its interval `[low, high]`.
+
+    The interval is the percentile bootstrap over queries, all metrics on the same resamples.
+
+    Args:
+        ranks: The ranks, at least one.
+        n_bootstrap: Number of resamples R; 0 leaves the intervals out.
+        seed: Seed of the resamples.
+        confidence: Share of the resamples inside the interval.
+        cutoffs: The values of `k`.
+        ties: The rank among equal scores.
+
+    Raises:
+        ValueError: If there is no rank, or an argument is out of range.
+    """
+    if len(ranks) == 0:
+        raise ValueError("expected at least one rank, got none")
+    _check_bootstrap(n_bootstrap, seed, confidence)
+    metrics = per_user(ranks, cutoffs=cutoffs, ties=ties)
+    summary: dict[str, float | list[float]] = {}
+    intervals = _intervals(np.stack(list(metrics.values()), 1), n_bootstrap, seed, confidence)
+    for index, (name, values) in enumerate(metrics.items()):
+        summary[name] = float(values.mean())
+        if n_bootstrap:
+            summary[f"{name}_ci"] = intervals[index].tolist()
+    return summary
+
+
+def compare(
+    a: Ranks,
+    b: Ranks,
+    metric: str,
+    *,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    ties: TieRule = "average",
+) -> dict[str, Any]:
+    """Return how much better `a` is than `b` on the same queries, in the mean of one metric.
+
+    Args:
+        a: Ranks of one model.
+        b: Ranks of the other, on the same queries in the same order.
+        metric: A name that `per_user` gives, at any cutoff: `"hr@10"`, `"mrr"`.
+        n_bootstrap: Number of resamples of the paired differences, at least 1.
+        seed: Seed of the resamples.
+        confidence: Share of the resamples inside the interval.
+        ties: The rank among equal scores.
+
+    Returns:
+        `{"metric": metric, "difference": mean(a) - mean(b), "ci": [low, high]}`.
+
+    Raises:
+        ValueError: If the numbers of queries differ or are 0, or the metric is unknown.
+    """
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(f"expected ranks of the same queries, got {len(a)} and {len(b)}")
+    if n_bootstrap < 1:
+        raise ValueError(f"expected n_bootstrap >= 1, got {n_bootstrap}")
+    _check_bootstrap(n_bootstrap, seed, confidence)
+    difference = _metric(a, metric, ties) - _metric(b, metric, ties)
+    interval = _intervals(difference[:, None], n_bootstrap, seed, confidence)[0]
+    return {"metric": metric, "difference": float(difference.mean()), "ci": interval.tolist()}
+
+
+def slices(ranks: Ranks, groups: ArrayLike, **options: Any) -> dict[Hashable, dict[str, Any]]:
+    """Return the summary of each group of queries, by label in sorted order.
+
+    Args:
+        ranks: The ranks.
+        groups: `[Q]` label of each query's group.
+        **options: Passed on to `summarise`.
+
+    Returns:
+        For each label what `summarise` gives, and under `"queries"` the size of the group.
+
+    Raises:
+        ValueError: If there is not one label per query.
+    """
+    labels = np.asarray(groups)
+    if labels.shape != (len(ranks),):
+        raise ValueError(f"expected {len(ranks)} labels, got {list(labels.shape)}")
+    return {
+        label.item(): {
+            "queries": int(np.sum(labels == label)),
+            **summarise(ranks.take(labels == label), **options),
+        }
+        for label in np.unique(labels)
+    }
+
+
+def _metric(ranks: Ranks, name: str, ties: TieRule) -> NDArray[np.float64]:
+    _, _, cutoff = name.partition("@")
+    cutoffs = [int(cutoff)] if cutoff.isdecimal() and int(cutoff) > 0 else []
+    metrics = per_user(ranks, cutoffs=cutoffs, ties=ties)
+    if name not in metrics:
+        raise ValueError(f"expected hr@k, ndcg@k, recall@k, mrr@k or mrr, got {name!r}")
+    return metrics[name]
+
+
+def _check_bootstrap(n_bootstrap: int, seed: int, confidence: float) -> None:
+    if n_bootstrap < 0 or seed < 0 or not 0 < confidence < 1:
+        raise ValueError(
+            f"expected n_bootstrap >= 0, seed >= 0 and a confidence between 0 and 1, "
+            f"got {n_bootstrap}, {seed} and {confidence}"
+        )
+
+
+def _intervals(
+    values: NDArray[np.float64], n_bootstrap: int, seed: int, confidence: float
+) -> NDArray[np.float64]:
+    """Return `[M, 2]` percentile intervals of the means of `values`, `[Q, M]`."""
+    if n_bootstrap == 0:
+        return np.empty((values.shape[1], 0))
+    means = np.concatenate(
+        [counts @ values / len(values) for counts in _resamples(len(values), n_bootstrap, seed)]
+    )
+    tail = (1 - confidence) / 2
+    return np.quantile(means, [tail, 1 - tail], axis=0).T
+
+
+def _resamples(n: int, n_bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield blocks `[r, n]`: how often each of the n rows comes up in each resample."""
+    generator = np.random.default_rng(seed)
+    size = max(1, _BLOCK // n)
+    for start in range(0, n_bootstrap, size):
+        n_rows = min(size, n_bootstrap - start)
+        drawn = generator.integers(0, n, size=(n_rows, n))
+        drawn += n * np.arange(n_rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=n_rows * n)
+        yield counts.reshape(n_rows, n).astype(np.float64)

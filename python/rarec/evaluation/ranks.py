@@ -1,0 +1,137 @@
+"""Exact ranks of targets over the whole catalogue.
+
+Axes: Q queries, K vectors of a query, D width, N items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rarec import _rust
+from rarec.data import Histories
+
+TieRule = Literal["average", "optimistic", "pessimistic"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where the target of each query stands among its candidates.
+
+    The candidates of a query are all items but its target and those it leaves out as seen.
+
+    Attributes:
+        greater: `[Q]` int32: candidates that score above the target.
+        equal: `[Q]` int32: candidates that score exactly as the target.
+        candidates: `[Q]` int32: all candidates.
+    """
+
+    greater: NDArray[np.int32]
+    equal: NDArray[np.int32]
+    candidates: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        for name in ("greater", "equal", "candidates"):
+            counts = np.asarray(getattr(self, name))
+            if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+                raise ValueError(
+                    f"expected whole {name} [Q], got {counts.dtype} {list(counts.shape)}"
+                )
+            object.__setattr__(self, name, counts.astype(np.int32, copy=False))
+        if not len(self.greater) == len(self.equal) == len(self.candidates):
+            raise ValueError(
+                f"expected as many greater as equal and candidates, "
+                f"got {len(self.greater)}, {len(self.equal)} and {len(self.candidates)}"
+            )
+        above = self.greater.astype(np.int64) + self.equal
+        if np.any(self.greater < 0) or np.any(self.equal < 0) or np.any(above > self.candidates):
+            raise ValueError("expected counts >= 0 that do not pass the candidates")
+
+    def __len__(self) -> int:
+        return len(self.greater)
+
+    def values(self, ties: TieRule = "average") -> NDArray[np.float64]:
+        """Return the rank of each target, `[Q]` float64, 1 being the best.
+
+        Args:
+            ties: Where a target stands among candidates of its own score: in the middle
+                (`1 + greater + equal / 2`), first, or last. A model that scores everything the
+                same has no hits but by luck with the average, all with the optimistic rule.
+
+        Raises:
+            ValueError: If the rule is unknown.
+        """
+        if ties not in get_args(TieRule):
+            raise ValueError(f"expected ties of {list(get_args(TieRule))}, got {ties!r}")
+        share = {"average": 0.5, "optimistic": 0.0, "pessimistic": 1.0}[ties]
+        return 1.0 + self.greater + share * self.equal
+
+    def take(self, rows: ArrayLike) -> Ranks:
+        """Return the ranks of the queries in `rows` (numbers, or a mask)."""
+        rows = np.asarray(rows)
+        if rows.size == 0 and rows.dtype != np.bool_:
+            # an empty list is floating for numpy, which then refuses it
+            rows = rows.astype(np.int64)
+        return Ranks(self.greater[rows], self.equal[rows], self.candidates[rows])
+
+
+def rank_targets(
+    queries: ArrayLike,
+    items: ArrayLike,
+    targets: ArrayLike,
+    seen: Histories | None,
+    *,
+    threads: int | None = None,
+) -> Ranks:
+    """Return the exact rank of each query's target among all items it has not seen.
+
+    An item's score is its inner product with the query, the largest one where a query has more
+    than one vector. Scores are float32 sums in the order of the width, the target's included, so
+    a rank does not depend on the batch. No queries x items matrix is made.
+
+    Args:
+        queries: `[Q, D]` or `[Q, K, D]` vectors; cast to float32.
+        items: `[N, D]` vectors; cast to float32.
+        targets: `[Q]` whole item numbers. A target that is among the seen is ranked all the same.
+        seen: Q rows of items to leave out, in any order; None leaves out nothing.
+        threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
+
+    Raises:
+        ValueError: If shapes do not fit, a vector is not finite, or an item is not below N.
+    """
+    vectors = np.ascontiguousarray(queries, dtype=np.float32)
+    table = np.ascontiguousarray(items, dtype=np.float32)
+    if vectors.ndim == 2:
+        vectors = vectors[:, None, :]
+    if vectors.ndim != 3 or table.ndim != 2 or vectors.shape[2] != table.shape[1]:
+        raise ValueError(
+            f"expected queries [Q, D] or [Q, K, D] and items [N, D], "
+            f"got {list(np.shape(queries))} and {list(table.shape)}"
+        )
+    numbers = np.asarray(targets)
+    if numbers.shape != vectors.shape[:1]:
+        raise ValueError(f"expected {len(vectors)} targets, got {list(numbers.shape)}")
+    if len(numbers) and not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"expected whole item numbers as targets, got {numbers.dtype}")
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(table):
+        raise ValueError(
+            f"expected targets from 0 to {len(table) - 1}, got {numbers.min()} to {numbers.max()}"
+        )
+    if seen is None:
+        seen = Histories(np.zeros(len(vectors) + 1, np.int64), np.empty(0, np.int32))
+    if len(seen) != len(vectors):
+        raise ValueError(f"expected {len(vectors)} rows of seen items, got {len(seen)}")
+    left_out = seen.sorted_unique()
+    return Ranks(
+        *_rust.ranks(
+            vectors,
+            table,
+            np.ascontiguousarray(numbers, dtype=np.int32),
+            left_out.offsets,
+            left_out.items,
+            threads=threads,
+        )
+    )

@@ -1,0 +1,73 @@
+"""SASRec: causal self-attention over the history (Kang and McAuley 2018, arXiv:1808.09781)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rarec.ids.encoder import HistoryEncoder
+
+
+class SASRec(HistoryEncoder):
+    """One vector per user: the last state of a causal transformer."""
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        dim: int = 64,
+        max_history: int = 50,
+        dropout: float = 0.3,
+        n_layers: int = 2,
+        n_heads: int = 2,
+    ) -> None:
+        super().__init__(n_items, dim=dim, max_history=max_history)
+        if dim % n_heads:
+            raise ValueError(f"expected dim to be a multiple of n_heads {n_heads}, got {dim}")
+        self.position_embedding = nn.Embedding(max_history + 1, dim, padding_idx=0)
+        nn.init.normal_(self.position_embedding.weight, std=dim**-0.5)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(_Block(dim, n_heads, dropout) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Return `[B, T, 1, E]`; see `HistoryEncoder.forward`."""
+        length = history.shape[1]
+        shown = history != self.n_items
+        positions = self.position_embedding(self.places(history))
+        # the paper scales the table up so that positions do not drown it
+        states = self.item_embedding(history) * self.dim**0.5 + positions
+        states = self.dropout(states)
+        causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
+        # a padded place sees itself, so that no row of the softmax is empty
+        itself = torch.eye(length, dtype=torch.bool, device=history.device)
+        mask = (causal & shown[:, None, :]) | itself
+        for block in self.blocks:
+            states = block(states, mask[:, None])
+        return self.norm(states)[:, :, None]
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.attention_output = nn.Linear(dim, dim)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        batch, length, dim = states.shape
+        heads = self.query_key_value(self.attention_norm(states))
+        query, key, value = heads.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, dim)
+        states = states + self.dropout(self.attention_output(mixed))
+        return states + self.dropout(self.feedforward(self.feedforward_norm(states)))

@@ -1,0 +1,336 @@
+"""Train an ID model: next item at every place, early stopping on validation NDCG@10.
+
+Axes: U users, W windows of a history, B windows of a batch, T places, K vectors per user,
+E width, N items, C cases.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from rarec.data import Cases, Histories
+from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
+from rarec.ids.comirec import ComiRec
+from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.gru4rec import GRU4Rec
+from rarec.ids.sasrec import SASRec
+from rarec.selection import NegativeSampler
+
+MODELS: dict[str, type[HistoryEncoder]] = {
+    "comirec": ComiRec,
+    "gru4rec": GRU4Rec,
+    "sasrec": SASRec,
+}
+
+
+@dataclass(frozen=True)
+class IDConfig:
+    """How an ID model is built and trained.
+
+    Attributes:
+        model: `gru4rec`, `sasrec` or `comirec`.
+        dim: Width E of the vectors.
+        max_history: Newest items of a history that the model reads.
+        dropout: Share of inputs dropped.
+        learning_rate: Of Adam.
+        batch_size: Windows per step.
+        max_epochs: Passes over the training histories at most.
+        patience: Epochs without a better validation NDCG@10 before the training stops.
+        negatives: 0 for the softmax over all items; else items drawn per user for a sampled one.
+        alpha: The sampled negatives are drawn from popularity to this power.
+        max_validation: Validation cases used for early stopping, chosen by the seed.
+        seed: Of the start values, the batches, dropout and the negatives.
+        options: Further arguments of the model, such as `n_interests` of ComiRec.
+    """
+
+    model: str = "gru4rec"
+    dim: int = 64
+    max_history: int = 50
+    dropout: float = 0.3
+    learning_rate: float = 2e-3
+    batch_size: int = 128
+    max_epochs: int = 200
+    patience: int = 8
+    negatives: int = 0
+    alpha: float = 0.75
+    max_validation: int = 10_000
+    seed: int = 0
+    options: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"expected model to be one of {sorted(MODELS)}, got {self.model!r}")
+        for name in ("dim", "max_history", "batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"expected 0 <= dropout < 1, got {self.dropout}")
+        if self.negatives < 0:
+            raise ValueError(f"expected negatives >= 0, got {self.negatives}")
+
+    def build(self, n_items: int) -> HistoryEncoder:
+        """Return a fresh model for a catalogue of `n_items`."""
+        return MODELS[self.model](
+            n_items,
+            dim=self.dim,
+            max_history=self.max_history,
+            dropout=self.dropout,
+            **self.options,
+        )
+
+
+@dataclass(frozen=True)
+class IDReport:
+    """What a training did.
+
+    Attributes:
+        epochs: Passes over the training histories.
+        best_epoch: The one whose weights were kept, from 1.
+        validation_ndcg: NDCG@10 of those weights on the validation cases.
+        samples: Targets in the loss, per epoch.
+        held_out: Targets left out of the loss.
+        seconds: Wall time, earlier parts of a resumed run included.
+    """
+
+    epochs: int
+    best_epoch: int
+    validation_ndcg: float
+    samples: int
+    held_out: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def train_encoder(
+    train: Histories,
+    validation: Cases,
+    n_items: int,
+    config: IDConfig,
+    *,
+    held_out: NDArray[np.bool_] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[int, float, float], None] | None = None,
+) -> tuple[HistoryEncoder, IDReport]:
+    """Return an ID model trained on histories, with the weights of its best epoch.
+
+    Args:
+        train: Training histories.
+        validation: Cases whose NDCG@10 (full ranking, seen items left out) decides when to stop.
+        n_items: N.
+        config: The model and how it is trained.
+        held_out: `[E]` bool over `train.items`: events that are never a target of the loss. They
+            stay in the histories (DESIGN.md section 1.9).
+        checkpoint: A file; written after each epoch, and gone on from where it exists.
+        on_epoch: Called after each epoch with its number from 1, the loss and the NDCG@10.
+
+    Raises:
+        ValueError: If there is nothing to train on or to validate with, shapes do not fit, or the
+            checkpoint is of another run.
+    """
+    windows = _Windows(train, config.max_history, n_items, held_out)
+    if len(validation) == 0:
+        raise ValueError("expected validation cases, got none")
+    if len(validation) > config.max_validation:
+        chosen = np.random.default_rng(config.seed).permutation(len(validation))
+        validation = validation.take(np.sort(chosen[: config.max_validation]))
+    torch.manual_seed(config.seed)
+    model = config.build(n_items)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    loss_of = _sampled_loss(train, n_items, config) if config.negatives else _full_loss
+    progress = Progress()
+    identity = {"config": asdict(config), "samples": windows.n_targets, "n_items": n_items}
+    if checkpoint is not None and Path(checkpoint).exists():
+        progress = read_checkpoint(checkpoint, identity, model, optimizer)
+
+    started = time.perf_counter() - progress.seconds
+    while not progress.finished(config.max_epochs, config.patience):
+        loss = _train_epoch(model, optimizer, windows, config, progress.epoch, loss_of)
+        ndcg = validation_ndcg(model, validation)
+        progress.record(ndcg, model, time.perf_counter() - started)
+        if on_epoch is not None:
+            on_epoch(progress.epoch, loss, ndcg)
+        if checkpoint is not None:
+            write_checkpoint(checkpoint, identity, model, optimizer, progress)
+    model.load_state_dict(progress.best_state)
+    report = IDReport(
+        epochs=progress.epoch,
+        best_epoch=progress.best_epoch,
+        validation_ndcg=progress.best_ndcg,
+        samples=windows.n_targets,
+        held_out=windows.n_held_out,
+        seconds=progress.seconds,
+    )
+    return model.cpu().eval(), report
+
+
+@torch.no_grad()
+def validation_ndcg(model: HistoryEncoder, cases: Cases, *, block: int = 256) -> float:
+    """Return the mean NDCG@10 of the targets, ranked in the whole catalogue less the seen items.
+
+    Ties count half. Users go in blocks, so memory stays at block x N.
+    """
+    model.eval()
+    device = model.item_vectors.device
+    total = 0.0
+    for start in range(0, len(cases), block):
+        part = cases.take(np.arange(start, min(start + block, len(cases))))
+        history = part.histories.padded(model.max_history, model.n_items)
+        users = model.user_vectors(torch.from_numpy(history).to(device))  # [B, K, E]
+        scores = (users @ model.item_vectors.T).amax(dim=1)
+        target = torch.from_numpy(part.targets.astype(np.int64)).to(device)[:, None]
+        reached = scores.gather(1, target)
+        rows = torch.from_numpy(part.histories.rows).to(device)
+        seen = torch.from_numpy(part.histories.items.astype(np.int64)).to(device)
+        scores[rows, seen] = -torch.inf
+        scores.scatter_(1, target, -torch.inf)
+        above = (scores > reached).sum(dim=1) + 0.5 * (scores == reached).sum(dim=1)
+        rank = 1.0 + above
+        total += torch.where(rank <= 10, 1.0 / torch.log2(1.0 + rank), 0.0).sum().item()
+    return total / len(cases)
+
+
+class _Windows:
+    """Training histories cut into windows of T targets, the newest window full.
+
+    Consecutive windows of a user share one event: the last target of the older one is the first
+    input of the newer one, so each event but a user's first is a target exactly once.
+    """
+
+    def __init__(
+        self,
+        train: Histories,
+        length: int,
+        n_items: int,
+        held_out: NDArray[np.bool_] | None,
+    ) -> None:
+        if len(train.items) and train.items.max() >= n_items:
+            raise ValueError(f"expected item numbers < {n_items}, got {train.items.max()}")
+        if held_out is None:
+            held_out = np.zeros(len(train.items), dtype=bool)
+        if held_out.shape != train.items.shape:
+            raise ValueError(f"expected held_out [{len(train.items)}], got {held_out.shape}")
+        n_windows = -(-np.maximum(train.lengths - 1, 0) // length)
+        self.users = np.repeat(np.arange(len(train)), n_windows)
+        first = np.cumsum(n_windows) - n_windows
+        age = np.arange(len(self.users)) - np.repeat(first, n_windows)  # 0 = newest
+        ends = train.offsets[1:][self.users] - age * length
+        starts = np.maximum(ends - length - 1, train.offsets[:-1][self.users])
+        self.items = train.slices(starts, ends)
+        flags = Histories(train.offsets, held_out.astype(np.int32))
+        self.held_out = flags.slices(starts, ends)
+        self.length = length
+        self.n_items = n_items
+        firsts = train.offsets[:-1][train.lengths > 0]
+        self.n_held_out = int(held_out.sum() - held_out[firsts].sum())
+        self.n_targets = len(train.items) - len(firsts) - self.n_held_out
+        if self.n_targets < 1:
+            raise ValueError("expected a user with two training events or more, got none")
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs `[B, T]`, targets `[B, T]` and which targets count `[B, T]`."""
+        items = torch.from_numpy(self.items.take(rows).padded(self.length + 1, self.n_items))
+        held_out = torch.from_numpy(self.held_out.take(rows).padded(self.length + 1, 1))
+        inputs, targets = items[:, :-1], items[:, 1:]
+        return inputs, targets, (inputs != self.n_items) & (held_out[:, 1:] == 0)
+
+
+# users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
+_Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
+
+
+def _train_epoch(
+    model: HistoryEncoder,
+    optimizer: torch.optim.Optimizer,
+    windows: _Windows,
+    config: IDConfig,
+    epoch: int,
+    loss_of: _Loss,
+) -> float:
+    model.train()
+    device = model.item_vectors.device
+    # keyed by the epoch, so that a resumed run sees the same batches
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(windows))
+    starts = range(0, len(windows), config.batch_size)
+    total = 0.0
+    for number, start in enumerate(starts):
+        rows = order[start : start + config.batch_size]
+        inputs, targets, counted = (part.to(device) for part in windows.batch(rows))
+        if not counted.any():
+            continue
+        step = epoch * len(starts) + number
+        loss = loss_of(model, windows.users[rows], model(inputs), targets, counted, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / len(starts)
+
+
+def _chosen(states: Tensor, target_vectors: Tensor) -> Tensor:
+    """Return `[M, E]`: of each row's K vectors the one nearest its target (ComiRec eq. 8)."""
+    if states.shape[1] == 1:
+        return states[:, 0]
+    nearest = (states * target_vectors[:, None]).sum(dim=-1).argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), nearest]
+
+
+def _full_loss(
+    model: HistoryEncoder,
+    users: NDArray[np.int64],  # noqa: ARG001
+    states: Tensor,
+    targets: Tensor,
+    counted: Tensor,
+    step: int,  # noqa: ARG001
+) -> Tensor:
+    """Return the cross entropy over the whole catalogue."""
+    target = targets[counted]
+    chosen = _chosen(states[counted], model.item_vectors[target])
+    return F.cross_entropy(chosen @ model.item_vectors.T, target)
+
+
+def _sampled_loss(train: Histories, n_items: int, config: IDConfig) -> _Loss:
+    """Return a loss over the target and a few items the user has not seen, log-Q corrected."""
+    sampler = NegativeSampler(train, n_items, alpha=config.alpha, seed=config.seed)
+    log_probability = torch.from_numpy(sampler.log_probability(np.arange(n_items))).float()
+
+    def loss(
+        model: HistoryEncoder,
+        users: NDArray[np.int64],
+        states: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+        step: int,
+    ) -> Tensor:
+        drawn = sampler.sample(users.astype(np.int32), config.negatives, step=step)
+        row = counted.nonzero()[:, 0]
+        negative = torch.from_numpy(drawn.astype(np.int64)).to(targets.device)[row]  # [M, n]
+        target = targets[counted]
+        log_q = log_probability.to(targets.device)
+        table = model.item_vectors
+        chosen = _chosen(states[counted], table[target])
+        positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
+        negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
+        # the positive stands for itself; each of the n draws for 1 / (n Q) items
+        correction = log_q[negative] + np.log(config.negatives)
+        logits = torch.cat([positive_score, negative_score - correction], dim=1)
+        return F.cross_entropy(logits, torch.zeros_like(target))
+
+    return loss

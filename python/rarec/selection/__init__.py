@@ -1,0 +1,23 @@
+"""Which samples to tune on, and which items to hold against them."""
+
+from rarec.selection.choice import SelectionConfig, SelectionReport, buckets, select
+from rarec.selection.denoising import denoise, word_overlaps
+from rarec.selection.negatives import NegativeSampler
+from rarec.selection.samples import Samples, held_out_mask, training_samples
+from rarec.selection.stop_words import ENGLISH_STOP_WORDS, LANGUAGES, stop_words
+
+__all__ = [
+    "ENGLISH_STOP_WORDS",
+    "LANGUAGES",
+    "NegativeSampler",
+    "Samples",
+    "SelectionConfig",
+    "SelectionReport",
+    "buckets",
+    "denoise",
+    "held_out_mask",
+    "select",
+    "stop_words",
+    "training_samples",
+    "word_overlaps",
+]

@@ -1,0 +1,52 @@
+"""Words too frequent to say what a title is about."""
+
+from __future__ import annotations
+
+# articles, pronouns, prepositions, conjunctions, auxiliaries, and what is left of contractions
+_ENGLISH = """
+a about above after again against ain't all am an and any are aren't as at
+be because been before being below between both but by
+can can't cannot could couldn't
+did didn't do does doesn't doing don't down during
+each either
+few for from further
+had hadn't has hasn't have haven't having he he'd he'll he's her here here's hers herself him
+himself his how how's
+i i'd i'll i'm i've if in into is isn't it it'd it'll it's its itself
+just
+let's
+me more most mustn't my myself
+neither no nor not now
+of off on once only or other ought our ours ourselves out over own
+per
+same shan't she she'd she'll she's should shouldn't so some such
+than that that'll that's the their theirs them themselves then there there's these they they'd
+they'll they're they've this those through to too
+under until up upon us
+very via vs
+was wasn't we we'd we'll we're we've were weren't what what's when when's where where's whether
+which while who who's whom whose why why's will with within without won't would wouldn't
+yet you you'd you'll you're you've your yours yourself yourselves
+"""
+
+ENGLISH_STOP_WORDS: frozenset[str] = frozenset(_ENGLISH.split())
+
+LANGUAGES: dict[str, frozenset[str]] = {"english": ENGLISH_STOP_WORDS, "none": frozenset()}
+
+
+def stop_words(language: str) -> frozenset[str]:
+    """Return the stop words of a language, lower case; `"none"` gives the empty set.
+
+    Args:
+        language: A key of `LANGUAGES`.
+
+    Raises:
+        ValueError: If there is no list for the language.
+
+    Example:
+        >>> "the" in stop_words("english")
+        True
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"expected a language of {sorted(LANGUAGES)}, got {language!r}")
+    return LANGUAGES[language]

@@ -1,0 +1,26 @@
+"""Training of the towers on chosen samples."""
+
+from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.text_states import TextStates, text_states
+from rarec.training.trainer import (
+    LossConfig,
+    RARecTrainer,
+    RichProgress,
+    TrainingReport,
+    train,
+    training_arguments,
+)
+
+__all__ = [
+    "LengthSampler",
+    "LossConfig",
+    "RARecTrainer",
+    "RichProgress",
+    "TextStates",
+    "TrainingBatch",
+    "TrainingData",
+    "TrainingReport",
+    "text_states",
+    "train",
+    "training_arguments",
+]

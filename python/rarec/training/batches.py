@@ -1,0 +1,192 @@
+"""Training batches: users, the unique items they are scored against, and who is no negative.
+
+Axes: S samples, B batch, C candidate items, N items, L layers, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from rarec.encoding import Entities
+from rarec.model import EntityBatch
+from rarec.selection import NegativeSampler, Samples
+from rarec.training.text_states import TextStates
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """One step's input.
+
+    Attributes:
+        users: B users as they were before their targets.
+        items: C different items: the targets, and extra negatives.
+        positives: `[B]` int64 column of each user's target.
+        negatives: `[B, C]` bool: which items are true negatives of a user.
+        log_probability: `[C]` float32: log of how often an item is expected in such a batch.
+        same_user: `[B, B]` bool: rows of one user.
+        user_text: `[B, L, H]` text-only states, or None.
+        item_text: `[C, L, H]` text-only states, or None.
+    """
+
+    users: EntityBatch
+    items: EntityBatch
+    positives: Tensor
+    negatives: Tensor
+    log_probability: Tensor
+    same_user: Tensor
+    user_text: Tensor | None = None
+    item_text: Tensor | None = None
+
+
+class TrainingData(Dataset[int]):
+    """The chosen samples, ready to be put into batches; an element is just its number.
+
+    Args:
+        samples: S samples.
+        users: S rows, the user of each sample before its target.
+        items: N rows, the catalogue.
+        sampler: Draws extra negatives; None for in-batch ones alone.
+        n_extra: Extra negatives per row of a batch.
+        user_text: Text-only states of the S rows, needed by the alignment loss.
+        item_text: Text-only states of the N rows.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        users: Entities,
+        items: Entities,
+        *,
+        sampler: NegativeSampler | None = None,
+        n_extra: int = 0,
+        user_text: TextStates | None = None,
+        item_text: TextStates | None = None,
+    ) -> None:
+        if len(samples) == 0:
+            raise ValueError("expected training samples, got none")
+        if len(users) != len(samples):
+            raise ValueError(f"expected {len(samples)} users, got {len(users)}")
+        if n_extra and sampler is None:
+            raise ValueError(f"expected a sampler for {n_extra} extra negatives, got none")
+        self.samples = samples
+        self.users = users
+        self.items = items
+        self.sampler = sampler
+        self.n_extra = n_extra
+        self.user_text = user_text
+        self.item_text = item_text
+        self._user_numbers = samples.users
+        self._targets = samples.targets
+        self._target_share = np.bincount(self._targets, minlength=len(items)) / len(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """`[S]` tokens of each sample's user text."""
+        return self.users.tokens.lengths
+
+    def batch(self, rows: ArrayLike, *, step: int) -> TrainingBatch:
+        """Return the batch of the samples in `rows`.
+
+        Args:
+            rows: `[B]` sample numbers.
+            step: Number of the batch; with the sampler's seed it fixes the extra negatives.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        users, targets = self._user_numbers[rows], self._targets[rows]
+        pool = targets
+        expected = len(rows) * self._target_share
+        if self.sampler is not None and self.n_extra:
+            drawn = self.sampler.sample(users, self.n_extra, step=step)
+            pool = np.concatenate([targets, drawn.ravel()])
+        candidates = np.unique(pool)
+        frequency = expected[candidates]
+        if self.sampler is not None and self.n_extra:
+            log_q = self.sampler.log_probability(candidates)
+            frequency = frequency + len(rows) * self.n_extra * np.exp(log_q)
+        positives = np.searchsorted(candidates, targets)
+        return TrainingBatch(
+            users=self.users.batch(rows),
+            items=self.items.batch(candidates),
+            positives=torch.from_numpy(positives),
+            negatives=torch.from_numpy(self._negatives(users, candidates, positives)),
+            log_probability=torch.from_numpy(np.log(frequency).astype(np.float32)),
+            same_user=torch.from_numpy(users[:, None] == users[None, :]),
+            user_text=None if self.user_text is None else self.user_text.rows(rows),
+            item_text=None if self.item_text is None else self.item_text.rows(candidates),
+        )
+
+    def _negatives(
+        self,
+        users: NDArray[np.int32],
+        candidates: NDArray[np.int32],
+        positives: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Return `[B, C]`: false at each user's own target and at all the user has in training."""
+        negatives = np.ones((len(users), len(candidates)), dtype=bool)
+        histories = self.samples.histories.take(users)
+        column = np.searchsorted(candidates, histories.items)
+        found = candidates[np.minimum(column, len(candidates) - 1)] == histories.items
+        negatives[histories.rows[found], column[found]] = False
+        negatives[np.arange(len(users)), positives] = False
+        return negatives
+
+
+class LengthSampler(Sampler[int]):
+    """Sample numbers in an order in which each batch holds texts of like length.
+
+    The order depends on seed and epoch alone, so a resumed training sees the same batches.
+
+    Args:
+        lengths: `[S]` tokens of each sample.
+        batch_size: Samples of a batch.
+        seed: Of the order.
+        pool: Batches that are sorted together: more, and padding shrinks, less, and the batches
+            are more random.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], batch_size: int, *, seed: int, pool: int = 16
+    ) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pool = pool
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Fix which pass over the samples comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.lengths))
+        batches: list[NDArray[np.int64]] = []
+        for start in range(0, len(order), self.pool * self.batch_size):
+            pool = order[start : start + self.pool * self.batch_size]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += [
+                pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)
+            ]
+        # a short batch must come last, or the loader would cut all that follow anew
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        for number in generator.permutation(len(full)):
+            yield from full[number].tolist()
+        for batch in short:
+            yield from batch.tolist()

@@ -1,0 +1,86 @@
+"""Text-only states of texts (`g` of the alignment loss): computed once, kept in a file.
+
+Axes: R rows (texts), L layers, H hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from rarec.backbone import Backbone
+from rarec.encoding import length_batches
+from rarec.prompts import Tokens
+
+
+class TextStates:
+    """Pooled states entering each layer, read from disk as they are needed.
+
+    Args:
+        table: `[R, L, H]` float16, usually mapped from a file.
+    """
+
+    def __init__(self, table: NDArray[np.float16]) -> None:
+        self.table = table
+
+    def rows(self, rows: ArrayLike) -> Tensor:
+        """Return `[B, L, H]` float32: the states of the texts in `rows`."""
+        return torch.from_numpy(np.asarray(self.table[np.asarray(rows)], dtype=np.float32))
+
+
+def text_states(
+    backbone: Backbone,
+    tokens: Tokens,
+    folder: str | os.PathLike[str],
+    *,
+    batch_tokens: int = 4096,
+    on_rows: Callable[[int], None] | None = None,
+) -> TextStates:
+    """Return the text-only states of all texts, from the folder if they are already there.
+
+    The file is named by a hash of the model's weights and the tokens: the model is frozen, so the
+    states of a text never change.
+
+    Args:
+        backbone: The frozen model.
+        tokens: R texts.
+        folder: Where the states are kept.
+        batch_tokens: Tokens of a batch at most, padding included.
+        on_rows: Called after each batch with the number of rows it had.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (len(tokens), backbone.n_layers, backbone.hidden_size)
+    path = folder / f"{_hash(backbone, tokens)}.npy"
+    if not path.exists():
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        table = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        try:
+            for rows in length_batches(tokens.lengths, batch_tokens):
+                ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
+                table[rows] = backbone.text_states(ids, mask).half().cpu().numpy()
+                if on_rows is not None:
+                    on_rows(len(rows))
+            table.flush()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return TextStates(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _hash(backbone: Backbone, tokens: Tokens) -> str:
+    digest = hashlib.sha256(backbone.pooling.encode())
+    for name, weight in backbone.model.state_dict().items():
+        digest.update(name.encode())
+        # a few sums tell one model from another; hashing gigabytes of weights would not be quick
+        digest.update(repr((list(weight.shape), float(weight.double().sum()))).encode())
+    for array in (tokens.offsets, tokens.ids):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,274 @@
+"""The trainer: `transformers.Trainer` with its arguments, checkpoints and resume.
+
+Axes: B batch, C candidate items of a batch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
+from rarec.model import RARec
+from rarec.progress import progress_bar
+from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+
+PREDICTION_LOSSES = ("softmax", "bpr")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: prediction + alignment * (users + items), DESIGN.md section 1.7.
+
+    Attributes:
+        prediction: `softmax` over the batch's items with log-Q correction, or `bpr` (the paper's).
+        alignment: Weight of the alignment loss; 0 leaves it, and the text-only pass, out.
+        alignment_temperature: Divides its cosines.
+        extra_negatives: Unseen items drawn for each row, on top of the batch's own.
+        alpha: They are drawn from popularity to this power.
+    """
+
+    prediction: str = "softmax"
+    alignment: float = 0.0
+    alignment_temperature: float = 0.1
+    extra_negatives: int = 0
+    alpha: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTION_LOSSES:
+            raise ValueError(
+                f"expected prediction to be one of {list(PREDICTION_LOSSES)}, "
+                f"got {self.prediction!r}"
+            )
+        if self.alignment < 0 or not self.alignment_temperature > 0:
+            raise ValueError(
+                f"expected alignment >= 0 and alignment_temperature > 0, "
+                f"got {self.alignment} and {self.alignment_temperature}"
+            )
+        if self.extra_negatives < 0 or self.alpha < 0:
+            raise ValueError(
+                f"expected extra_negatives >= 0 and alpha >= 0, "
+                f"got {self.extra_negatives} and {self.alpha}"
+            )
+
+
+def training_arguments(output: str | os.PathLike[str], **changes: Any) -> TrainingArguments:
+    """Return the arguments of transformers with the defaults of rarec.
+
+    Args:
+        output: Folder of checkpoints and logs.
+        **changes: Any argument of `transformers.TrainingArguments`.
+    """
+    defaults: dict[str, Any] = {
+        "max_steps": 150,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 10,
+        "weight_decay": 0.01,
+        "logging_steps": 10,
+        "save_steps": 50,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_drop_last": True,
+        "dataloader_pin_memory": False,
+        "train_sampling_strategy": "group_by_length",
+    }
+    return TrainingArguments(output_dir=str(output), **{**defaults, **changes})
+
+
+class RARecTrainer(Trainer):
+    """Trains the towers of a model; the language model stays as it is.
+
+    Args:
+        model: The model.
+        args: See `training_arguments`.
+        data: The chosen samples.
+        loss: What is minimised.
+        callbacks: Of transformers.
+    """
+
+    def __init__(
+        self,
+        model: RARec,
+        args: TrainingArguments,
+        data: TrainingData,
+        loss: LossConfig | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.loss = loss or LossConfig()
+        if self.loss.alignment and (data.user_text is None or data.item_text is None):
+            raise ValueError("expected text-only states in data for the alignment loss, got none")
+        if len(data) < args.train_batch_size and args.dataloader_drop_last:
+            raise ValueError(
+                f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
+            )
+        self.data = data
+        self._n_batches = 0
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=data,
+            data_collator=_rows,
+            callbacks=list(callbacks),
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthSampler(self.data.lengths, self.args.train_batch_size, seed=seed)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 (losses are means)
+    ) -> Any:
+        """Return the loss of the samples in `inputs["rows"]`, and if asked the scores."""
+        batch = self.data.batch(inputs["rows"].cpu().numpy(), step=self._next_batch())
+        users, items = model(batch.users, batch.items)
+        scores = self._towers.scores(users, items)
+        device = scores.device
+        negatives = batch.negatives.to(device)
+        if self.loss.prediction == "bpr":
+            loss = bpr_loss(scores, batch.positives.to(device), negatives)
+        else:
+            log_q = batch.log_probability.to(device)
+            loss = sampled_softmax_loss(scores, batch.positives.to(device), negatives, log_q)
+        if self.loss.alignment:
+            loss = loss + self.loss.alignment * self._alignment(batch)
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    @property
+    def _towers(self) -> RARec:
+        return self.accelerator.unwrap_model(self.model)  # type: ignore[return-value]
+
+    def _next_batch(self) -> int:
+        """Return the number of this batch, counted over the whole training, resumed or not."""
+        accumulated = self.args.gradient_accumulation_steps
+        number = self.state.global_step * accumulated + self._n_batches % accumulated
+        self._n_batches += 1
+        return number
+
+    def _alignment(self, batch: TrainingBatch) -> Tensor:
+        towers = self._towers
+        device = towers.backbone.device
+        same_item = torch.eye(len(batch.items), dtype=torch.bool)
+        total = torch.zeros((), device=device)
+        for tower, entities, text, same in (
+            (towers.user, batch.users, batch.user_text, batch.same_user),
+            (towers.item, batch.items, batch.item_text, same_item),
+        ):
+            if entities.id_vectors is None or text is None:
+                raise ValueError("expected ID vectors and text states for the alignment loss")
+            known = slice(None) if entities.has_id is None else entities.has_id
+            soft = tower.soft_prompts(entities.id_vectors[known].to(device))
+            same = same[known][:, known].to(device)
+            total = total + alignment_loss(
+                soft, text[known].to(device), same, temperature=self.loss.alignment_temperature
+            )
+        return total
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training did.
+
+    Attributes:
+        steps: Optimiser steps, earlier parts of a resumed run included.
+        loss: Mean loss of the last logged steps.
+        seconds: Wall time of this run.
+        samples: Samples there were.
+        trainable_parameters: Trained parameters.
+    """
+
+    steps: int
+    loss: float
+    seconds: float
+    samples: int
+    trainable_parameters: int
+
+
+def train(
+    model: RARec,
+    data: TrainingData,
+    args: TrainingArguments,
+    loss: LossConfig | None = None,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = False,
+) -> TrainingReport:
+    """Return what the training of a model did; the model is trained in place.
+
+    Args:
+        model: The model.
+        data: The chosen samples.
+        args: See `training_arguments`.
+        loss: What is minimised.
+        callbacks: Of transformers; `RichProgress` shows a bar.
+        resume: Go on from the newest checkpoint in the output folder, if there is one.
+    """
+    trainer = RARecTrainer(model, args, data, loss, callbacks)
+    checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
+    started = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return TrainingReport(
+        steps=trainer.state.global_step,
+        loss=float(losses[-1] if losses else result.training_loss),
+        seconds=time.perf_counter() - started,
+        samples=len(data),
+        trainable_parameters=model.n_trainable(),
+    )
+
+
+class RichProgress(TrainerCallback):
+    """A progress bar with the loss, in place of the bar of transformers.
+
+    Args:
+        title: Stands before the bar.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._stack = ExitStack()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Show the bar."""
+        bar = progress_bar(self.title, state.max_steps, done=state.global_step)
+        self._advance = self._stack.enter_context(bar)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Move the bar."""
+        self._advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Show the loss."""
+        if logs and "loss" in logs:
+            self._advance(0, note=f"loss {float(logs['loss']):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Leave the full bar on the screen."""
+        self._stack.close()
+
+
+def _rows(numbers: list[int]) -> dict[str, Tensor]:
+    return {"rows": torch.tensor(numbers)}
+
+
+def _has_folder(args: TrainingArguments) -> bool:
+    return args.output_dir is not None and Path(args.output_dir).is_dir()

@@ -1,0 +1,136 @@
+//! What each user has seen, as a checked view of a CSR table.
+
+use crate::error::Error;
+
+/// The items of row `u` are `items[offsets[u]..offsets[u + 1]]`, sorted, each once.
+///
+/// Rows are checked when they are read, so that a job which needs few rows of a large table pays
+/// for those only.
+#[derive(Debug, Clone, Copy)]
+pub struct Histories<'a> {
+    offsets: &'a [i64],
+    items: &'a [i32],
+    n_items: usize,
+}
+
+impl<'a> Histories<'a> {
+    /// Return the view of a table whose items come from a catalogue of `n_items`.
+    ///
+    /// # Errors
+    /// If there are no offsets, they do not start at 0 or do not end at the number of items.
+    pub fn new(offsets: &'a [i64], items: &'a [i32], n_items: usize) -> Result<Self, Error> {
+        let (first, last) = (offsets.first().copied(), offsets.last().copied());
+        if first != Some(0) || last != Some(items.len() as i64) {
+            return Err(Error::Offsets {
+                n_items: items.len(),
+                got: format!("{first:?} to {last:?}"),
+            });
+        }
+        Ok(Self {
+            offsets,
+            items,
+            n_items,
+        })
+    }
+
+    /// Return the number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Return whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Return the sorted items of one row.
+    ///
+    /// # Errors
+    /// If the row does not exist, its offsets fall, its items are not strictly rising, or one of
+    /// them is not in the catalogue.
+    pub fn row(&self, row: usize) -> Result<&'a [i32], Error> {
+        let last = self.len();
+        if row >= last {
+            return Err(Error::OutOfRange {
+                name: "users",
+                row,
+                limit: last as i64,
+                got: row as i64,
+            });
+        }
+        let (start, end) = (self.offsets[row], self.offsets[row + 1]);
+        let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+        let items = range
+            .and_then(|(start, end)| self.items.get(start..end))
+            .ok_or_else(|| Error::Offsets {
+                n_items: self.items.len(),
+                got: format!("{start} before {end} in row {row}"),
+            })?;
+        self.check(row, items)?;
+        Ok(items)
+    }
+
+    /// Return every row, all checked.
+    ///
+    /// # Errors
+    /// As [`Histories::row`], for the first row that is wrong.
+    pub fn rows(&self) -> Result<Vec<&'a [i32]>, Error> {
+        (0..self.len()).map(|row| self.row(row)).collect()
+    }
+
+    fn check(&self, row: usize, items: &[i32]) -> Result<(), Error> {
+        if let Some(pair) = items.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(Error::Order {
+                row,
+                first: pair[0],
+                second: pair[1],
+            });
+        }
+        // sorted, so the ends bound all
+        for &item in items.first().into_iter().chain(items.last()) {
+            Error::check_index("seen items", row, self.n_items, item)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_slices_of_the_items() {
+        let seen = Histories::new(&[0, 2, 2, 3], &[1, 4, 0], 5).unwrap();
+        assert_eq!(seen.rows().unwrap(), [&[1, 4][..], &[], &[0]]);
+        assert!(!seen.is_empty());
+    }
+
+    #[test]
+    fn offsets_that_do_not_fit_are_refused() {
+        for offsets in [&[][..], &[1, 2], &[0, 1], &[0, 3]] {
+            assert!(Histories::new(offsets, &[1, 4], 5).is_err());
+        }
+        for offsets in [&[0, 2, 1, 2][..], &[0, -1, 2], &[0, 9, 2]] {
+            let seen = Histories::new(offsets, &[1, 4], 5).unwrap();
+            assert!(matches!(seen.rows(), Err(Error::Offsets { .. })));
+        }
+    }
+
+    #[test]
+    fn items_out_of_order_or_out_of_range_are_refused() {
+        let row = |items: &[i32]| {
+            Histories::new(&[0, items.len() as i64], items, 5)
+                .unwrap()
+                .row(0)
+                .unwrap_err()
+        };
+        assert!(matches!(row(&[2, 1]), Error::Order { .. }));
+        assert!(matches!(row(&[2, 2]), Error::Order { .. }));
+        assert!(matches!(row(&[2, 5]), Error::OutOfRange { .. }));
+        assert!(matches!(row(&[-1, 2]), Error::OutOfRange { .. }));
+        let seen = Histories::new(&[0], &[], 5).unwrap();
+        assert!(matches!(seen.row(0), Err(Error::OutOfRange { .. })));
+    }
+}

@@ -1,0 +1,13 @@
+//! The compiled part of rarec: negative sampling, exact scoring, data denoising.
+
+pub mod alias;
+pub mod denoising;
+pub mod error;
+pub mod histories;
+pub mod panels;
+#[cfg(feature = "python")]
+mod python;
+pub mod random;
+pub mod sampling;
+pub mod scoring;
+pub mod threads;

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import ArrayLike
+
+from rarec.data import Histories
+from rarec.evaluation import (
+    CUTOFFS,
+    Ranks,
+    compare,
+    per_user,
+    protocol,
+    rank_targets,
+    slices,
+    summarise,
+    write_results,
+)
+
+
+def ranks_of(values: ArrayLike, n_items: int = 1000) -> Ranks:
+    """Return ranks without ties."""
+    greater = np.asarray(values, dtype=np.int32) - 1
+    return Ranks(greater, 0 * greater, np.full_like(greater, n_items - 1))
+
+
+def a_protocol(**values: Any) -> dict[str, Any]:
+    return protocol(
+        **{"data_hash": "0", "split": "last", "exclusion": "seen", "seeds": {"split": 0}} | values
+    )
+
+
+def test_rank_values_follow_the_tie_rule() -> None:
+    ranks = Ranks(np.array([0, 3]), np.array([4, 0]), np.array([9, 9]))
+    assert ranks.values().tolist() == [3.0, 4.0]
+    assert ranks.values("optimistic").tolist() == [1.0, 4.0]
+    assert ranks.values("pessimistic").tolist() == [5.0, 4.0]
+    assert ranks.values().dtype == np.float64
+    with pytest.raises(ValueError, match="expected ties of"):
+        ranks.values("lucky")  # pyright: ignore[reportArgumentType]
+
+
+def test_counts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not pass the candidates"):
+        Ranks(np.array([5]), np.array([5]), np.array([9]))
+    with pytest.raises(ValueError, match="got 1, 2 and 1"):
+        Ranks(np.array([1]), np.array([1, 1]), np.array([9]))
+    with pytest.raises(ValueError, match="whole greater"):
+        Ranks(np.array([1.5]), np.array([1]), np.array([9]))
+
+
+@pytest.mark.parametrize("n_vectors", [None, 1, 3])
+def test_rank_targets_is_a_full_sort(n_vectors: int | None) -> None:
+    random = np.random.default_rng(0)
+    shape = (20, 8) if n_vectors is None else (20, n_vectors, 8)
+    queries, items = random.integers(-2, 3, shape), random.integers(-2, 3, (60, 8))
+    targets = random.integers(0, 60, 20)
+    # unsorted, with repetition, and sometimes with the target itself
+    seen = Histories.from_lists([random.integers(0, 60, 30).tolist() for _ in range(20)])
+    ranks = rank_targets(queries, items, targets, seen, threads=2)
+    scores = queries.reshape(20, -1, 8) @ items.T
+    for row in range(20):
+        best = scores[row].max(axis=0)
+        others = np.setdiff1d(np.arange(60), np.append(seen[row], targets[row]))
+        assert ranks.greater[row] == np.sum(best[others] > best[targets[row]])
+        assert ranks.equal[row] == np.sum(best[others] == best[targets[row]])
+        assert ranks.candidates[row] == len(others)
+
+
+def test_a_constant_model_has_the_hits_of_chance() -> None:
+    ranks = rank_targets(np.zeros((5, 4)), np.ones((101, 4)), np.arange(5), None)
+    assert ranks.values().tolist() == [51.0] * 5
+    assert summarise(ranks, n_bootstrap=0)["hr@10"] == 0.0
+    assert summarise(ranks, n_bootstrap=0, ties="optimistic")["hr@1"] == 1.0
+
+
+def test_rank_targets_says_what_does_not_fit() -> None:
+    queries, items = np.ones((2, 4)), np.ones((5, 4))
+    with pytest.raises(ValueError, match=r"got \[2, 4\] and \[5, 3\]"):
+        rank_targets(queries, items[:, :3], [0, 1], None)
+    with pytest.raises(ValueError, match="expected 2 targets"):
+        rank_targets(queries, items, [0], None)
+    with pytest.raises(ValueError, match="targets from 0 to 4, got 0 to 5"):
+        rank_targets(queries, items, [0, 5], None)
+    with pytest.raises(ValueError, match="whole item numbers"):
+        rank_targets(queries, items, [0.0, 1.0], None)
+    with pytest.raises(ValueError, match="2 rows of seen items, got 1"):
+        rank_targets(queries, items, [0, 1], Histories.from_lists([[1]]))
+    with pytest.raises(ValueError, match="expected finite queries, got NaN in row 1"):
+        rank_targets([[1, 1, 1, 1], [1, 1, np.nan, 1]], items, [0, 1], None)
+    with pytest.raises(ValueError, match="seen items from 0 to 4, got 5"):
+        rank_targets(queries, items, [0, 1], Histories.from_lists([[1], [5]]))
+
+
+def test_no_query_is_no_rank() -> None:
+    assert len(rank_targets(np.ones((0, 4)), np.ones((5, 4)), np.empty(0, int), None)) == 0
+
+
+@given(arrays(np.int32, st.integers(1, 30), elements=st.integers(1, 200)))
+def test_metrics_are_their_definitions(values: np.ndarray) -> None:
+    metrics = per_user(ranks_of(values))
+    names = {f"{name}@{k}" for name in ("hr", "ndcg", "recall", "mrr") for k in CUTOFFS}
+    assert metrics.keys() == names | {"mrr"}
+    for k in CUTOFFS:
+        assert metrics[f"hr@{k}"].tolist() == [float(r <= k) for r in values]
+        gains = [1 / np.log2(1 + r) if r <= k else 0.0 for r in values]
+        np.testing.assert_allclose(metrics[f"ndcg@{k}"], gains)
+        np.testing.assert_allclose(metrics[f"mrr@{k}"], [1 / r if r <= k else 0 for r in values])
+        np.testing.assert_array_equal(metrics[f"recall@{k}"], metrics[f"hr@{k}"])
+    np.testing.assert_allclose(metrics["mrr"], 1 / values)
+
+
+def test_a_summary_has_means_and_intervals_around_them() -> None:
+    random = np.random.default_rng(0)
+    ranks = ranks_of(random.integers(1, 41, 2000))
+    summary = summarise(ranks, n_bootstrap=2000, seed=4)
+    low, high = summary["hr@10_ci"]  # pyright: ignore[reportGeneralTypeIssues]
+    mean = summary["hr@10"]
+    assert isinstance(mean, float)
+    # the normal approximation of a share of hits
+    width = 1.96 * np.sqrt(mean * (1 - mean) / 2000)
+    assert low == pytest.approx(mean - width, abs=0.15 * width)
+    assert high == pytest.approx(mean + width, abs=0.15 * width)
+    assert summary == summarise(ranks, n_bootstrap=2000, seed=4)
+    assert summary != summarise(ranks, n_bootstrap=2000, seed=5)
+    narrow = summarise(ranks, n_bootstrap=2000, seed=4, confidence=0.5)
+    assert low < narrow["hr@10_ci"][0] < mean  # pyright: ignore[reportIndexIssue]
+    assert not any(key.endswith("_ci") for key in summarise(ranks, n_bootstrap=0))
+    assert "hr@3" in summarise(ranks, cutoffs=[3])
+
+
+def test_a_summary_is_the_same_however_the_resamples_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranks = ranks_of(np.arange(1, 50))
+    whole = summarise(ranks, n_bootstrap=100)
+    monkeypatch.setattr("rarec.evaluation.metrics._BLOCK", 60)
+    parts = summarise(ranks, n_bootstrap=100)
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, err_msg=name)
+
+
+def test_a_comparison_is_paired() -> None:
+    random = np.random.default_rng(0)
+    a = ranks_of(random.integers(1, 100, 500))
+    better = ranks_of(np.maximum(a.values() - 5, 1))
+    pair = compare(better, a, "hr@10", seed=1)
+    difference = np.mean(better.values() <= 10) - np.mean(a.values() <= 10)
+    assert pair["metric"] == "hr@10"
+    assert pair["difference"] == pytest.approx(difference)
+    assert 0 < pair["ci"][0] < difference < pair["ci"][1]
+    assert compare(a, a, "mrr")["ci"] == [0.0, 0.0]
+    assert compare(better, a, "hr@7")["difference"] > 0
+    assert compare(a, better, "hr@10", seed=1)["difference"] == pytest.approx(-difference)
+
+
+def test_a_comparison_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="same queries, got 2 and 1"):
+        compare(ranks_of([1, 2]), ranks_of([1]), "mrr")
+    for name in ("hr", "hr@0", "hr@x", "auc@10", ""):
+        with pytest.raises(ValueError, match="expected hr@k"):
+            compare(ranks_of([1]), ranks_of([1]), name)
+    with pytest.raises(ValueError, match="n_bootstrap >= 1"):
+        compare(ranks_of([1]), ranks_of([1]), "mrr", n_bootstrap=0)
+
+
+def test_slices_summarise_each_group() -> None:
+    groups = np.array(["new", "old", "new", "old", "old"])
+    parts = slices(ranks_of([1, 200, 2, 10, 200]), groups, n_bootstrap=10)
+    assert list(parts) == ["new", "old"]
+    assert parts["new"]["hr@10"] == 1.0
+    assert parts["new"]["queries"] == 2
+    assert parts["old"]["hr@10"] == pytest.approx(1 / 3)
+    assert list(slices(ranks_of([1, 2]), [3, 1])) == [1, 3]
+    with pytest.raises(ValueError, match="5 labels"):
+        slices(ranks_of([1, 2, 3, 4, 5]), ["a"])
+
+
+def test_a_summary_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="at least one rank"):
+        summarise(ranks_of([]))
+    with pytest.raises(ValueError, match="confidence between 0 and 1"):
+        summarise(ranks_of([1]), confidence=1.0)
+    with pytest.raises(ValueError, match="cutoffs >= 1"):
+        summarise(ranks_of([1]), cutoffs=[0])
+
+
+def test_a_protocol_is_plain_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [str(Path.home() / "bin" / "rarec"), "demo"])
+    made = a_protocol(filters=["5-core"], extra={"model": "MiniLM"})
+    assert json.loads(json.dumps(made)) == made
+    assert made["command"] == [f"~{Path('/bin/rarec')}", "demo"]
+    assert made["versions"].keys() == {
+        "python", "rarec", "torch", "transformers", "numpy", "polars",
+    }  # fmt: skip
+    assert made["versions"]["numpy"] == np.__version__
+    assert made["ties"] == "average"
+    assert made["model"] == "MiniLM"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["time"])
+    with pytest.raises(ValueError, match=r"own, got \['time'\]"):
+        a_protocol(extra={"time": "now"})
+    with pytest.raises(ValueError, match="expected ties of"):
+        a_protocol(ties="none")
+
+
+def test_results_are_written_beside_their_protocol(tmp_path: Path) -> None:
+    made = a_protocol()
+    pair = {"a": "rarec", "b": "id", **compare(ranks_of([1, 2]), ranks_of([2, 2]), "hr@1")}
+    results = {"rows": [{"model": "rarec", **summarise(ranks_of([1, 2]))}], "paired": [pair]}
+    write_results(tmp_path / "run", results, made)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "protocol.json",
+        "results.json",
+    ]
+    read = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert read == {"protocol": made, **results}
+    assert json.loads((tmp_path / "run" / "protocol.json").read_text()) == made
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({}, "list of rows"),
+        ({"rows": [{"hr@10": 1.0}]}, "name their model"),
+        ({"rows": [], "protocol": {}}, "without a protocol"),
+        ({"rows": [], "paired": [{"a": "x"}]}, "expected pairs"),
+        ({"rows": [{"model": "x", "hr@10": float("nan")}]}, "JSON compliant"),
+        ({"rows": [{"model": "x", "hr@10": np.float32(1)}]}, "values that JSON has"),
+    ],
+)
+def test_results_of_another_form_write_nothing(
+    tmp_path: Path, results: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_results(tmp_path, results, a_protocol())
+    assert list(tmp_path.iterdir()) == []

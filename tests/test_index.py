@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rarec.artifacts import write_config
+from rarec.data import Histories
+from rarec.index import ItemIndex, Recommendation
+
+IDS = ["0002844", "b", "85123A", "d"]
+TITLES = ["Fantômas", "Heat", "Lantern", ""]
+
+
+def an_index() -> ItemIndex:
+    return ItemIndex([[1, 0], [0, 1], [1, 0], [-1, -1]], IDS, TITLES)
+
+
+def test_top_k_is_sorted_and_exact_and_keeps_ties_in_order() -> None:
+    numbers, scores = an_index().top_k([[2, 1], [0, -1]], 4)
+    assert numbers.tolist() == [[0, 2, 1, 3], [3, 0, 2, 1]]
+    assert scores.tolist() == [[2, 2, 1, -3], [1, 0, 0, -1]]
+    assert (numbers.dtype, scores.dtype) == (np.int32, np.float32)
+
+
+def test_top_k_of_several_vectors_takes_the_best_of_them() -> None:
+    numbers, scores = an_index().top_k([[[2, 0], [0, 3]]], 2)
+    assert numbers.tolist() == [[1, 0]]
+    assert scores.tolist() == [[3, 2]]
+
+
+def test_excluded_items_never_come_back() -> None:
+    exclude = Histories.from_lists([[2, 0, 2], [3, 1, 0, 2]])
+    numbers, scores = an_index().top_k([[2, 1], [0, -1]], 3, exclude=exclude)
+    assert numbers.tolist() == [[1, 3, -1], [-1, -1, -1]]
+    assert scores[1].tolist() == [-np.inf] * 3
+    assert [len(row) for row in an_index().search([[2, 1], [0, -1]], 3, exclude=exclude)] == [2, 0]
+
+
+def test_no_query_and_no_item_are_no_result() -> None:
+    assert an_index().top_k(np.empty((0, 2)), 3)[0].shape == (0, 3)
+    assert an_index().search(np.empty((0, 2)), 3) == []
+    empty = ItemIndex(np.empty((0, 2)), [], [])
+    assert empty.top_k([[1, 1]], 2)[0].tolist() == [[-1, -1]]
+    assert empty.search([[1, 1]], 2) == [[]]
+
+
+def test_search_gives_ids_and_titles() -> None:
+    assert len(an_index().search([[2, 1]], 10**12)[0]) == 4
+    assert an_index().search([[2, 1]], 2) == [
+        [Recommendation("0002844", "Fantômas", 2.0), Recommendation("85123A", "Lantern", 2.0)]
+    ]
+
+
+def test_an_index_survives_its_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        an_index().save(tmp_path / "index")
+    assert sorted(file.name for file in (tmp_path / "index").iterdir()) == [
+        "config.json",
+        "items.json",
+        "vectors.safetensors",
+    ]
+    index = ItemIndex.load(tmp_path / "index")
+    np.testing.assert_array_equal(index.vectors, an_index().vectors)
+    assert (index.item_ids, index.titles) == (IDS, TITLES)
+    assert index.number("85123A") == 2
+    assert len(index) == 4
+
+
+def test_folders_that_are_not_whole_indexes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        ItemIndex.load(tmp_path / "absent")
+    write_config(tmp_path, "rarec.model/1", {})
+    with pytest.raises(ValueError, match=r"expected format 'rarec\.index/1'"):
+        ItemIndex.load(tmp_path)
+    for name in ("vectors.safetensors", "items.json"):
+        for content in (None, "nonsense", "{}"):
+            folder = tmp_path / f"{name}-{content}"
+            an_index().save(folder)
+            (folder / name).unlink()
+            if content is not None:
+                (folder / name).write_text(content)
+            with pytest.raises(ValueError, match="expected a whole index in"):
+                ItemIndex.load(folder)
+    an_index().save(tmp_path / "size")
+    config = json.loads((tmp_path / "size" / "config.json").read_text()) | {"n_items": 5}
+    (tmp_path / "size" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="vectors of the size in"):
+        ItemIndex.load(tmp_path / "size")
+
+
+def test_a_folder_of_someone_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="other content"):
+        an_index().save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+
+
+def test_an_index_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="got 1, 2 and 1"):
+        ItemIndex([[1.0]], ["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="each item id once, got 'a' twice"):
+        ItemIndex([[1.0], [2.0], [3.0]], ["a", "b", "a"], ["", "", ""])
+    with pytest.raises(ValueError, match=r"expected finite vectors, got .* for 'b'"):
+        ItemIndex([[1.0], [np.nan]], ["a", "b"], ["", ""])
+    with pytest.raises(ValueError, match=r"vectors \[N, D\]"):
+        ItemIndex([1.0], ["a"], [""])
+    index = an_index()
+    with pytest.raises(ValueError, match="k >= 1, got 0"):
+        index.top_k([[1, 1]], 0)
+    with pytest.raises(ValueError, match=r"queries \[Q, 2\].*got \[1, 3\]"):
+        index.top_k([[1, 1, 1]], 1)
+    with pytest.raises(ValueError, match="expected finite queries, got NaN in row 1"):
+        index.top_k([[1, 1], [np.nan, 1]], 1)
+    with pytest.raises(ValueError, match="1 rows to exclude, got 2"):
+        index.top_k([[1, 1]], 1, exclude=Histories.from_lists([[0], [1]]))
+    with pytest.raises(ValueError, match="from 0 to 3, got 4"):
+        index.top_k([[1, 1]], 1, exclude=Histories.from_lists([[4]]))
+    with pytest.raises(ValueError, match="item of the index, got '2844'"):
+        index.number("2844")
+
+
+def test_faiss_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match="pip install faiss-cpu"):
+        an_index().export_faiss()

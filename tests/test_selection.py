@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rarec.data import Histories
+from rarec.selection import (
+    NegativeSampler,
+    Samples,
+    SelectionConfig,
+    buckets,
+    denoise,
+    held_out_mask,
+    select,
+    stop_words,
+    training_samples,
+    word_overlaps,
+)
+
+TITLES = ["The Lion King", "A Lion in Winter", "Heat", "The King and I", "", "Winter Heat"]
+HISTORIES = Histories.from_lists([[0, 1, 2], [], [3, 0, 5, 1], [4]])
+ROWS = st.lists(st.lists(st.integers(0, 5), max_size=12), min_size=1, max_size=12)
+
+
+def planted(n_users: int = 200, n_items: int = 40, seed: int = 0) -> Histories:
+    random = np.random.default_rng(seed)
+    return Histories.from_lists(
+        [random.integers(0, n_items, random.integers(1, 30)).tolist() for _ in range(n_users)]
+    )
+
+
+def titles_of(n_items: int) -> list[str]:
+    return [f"word{item % 7} number{item}" for item in range(n_items)]
+
+
+@given(rows=ROWS, min_history=st.integers(0, 3))
+def test_training_samples_are_every_prefix_and_what_came_next(
+    rows: list[list[int]], min_history: int
+) -> None:
+    samples = training_samples(Histories.from_lists(rows), min_history=min_history)
+    expected = [
+        (user, row[:place], row[place])
+        for user, row in enumerate(rows)
+        for place in range(min_history, len(row))
+    ]
+    assert samples.users.tolist() == [user for user, _, _ in expected]
+    assert samples.targets.tolist() == [target for _, _, target in expected]
+    assert samples.lengths.tolist() == [len(prefix) for _, prefix, _ in expected]
+    assert (samples.users.dtype, samples.targets.dtype) == (np.int32, np.int32)
+    got = [row.tolist() for row in samples.prefixes(2)]
+    assert got == [prefix[-2:] for _, prefix, _ in expected]
+
+
+@given(rows=ROWS)
+def test_histories_as_sets_are_sorted_and_unique(rows: list[list[int]]) -> None:
+    sets = Histories.from_lists(rows).sorted_unique()
+    assert [row.tolist() for row in sets] == [sorted(set(row)) for row in rows]
+
+
+def test_samples_are_taken_by_number_or_mask() -> None:
+    samples = training_samples(HISTORIES)
+    assert len(samples) == 5
+    assert samples.take([4, 0]).targets.tolist() == [1, 1]
+    assert samples.take(samples.users == 0).targets.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="n >= 1, got 0"):
+        samples.prefixes(0)
+    with pytest.raises(ValueError, match="positions from 0 to 7, got 8 to 8"):
+        Samples(HISTORIES, np.array([8]))
+    with pytest.raises(ValueError, match="min_history >= 0"):
+        training_samples(HISTORIES, min_history=-1)
+
+
+def test_held_out_events_are_the_targets() -> None:
+    samples = training_samples(HISTORIES).take([1, 4])
+    assert np.flatnonzero(held_out_mask(samples)).tolist() == [2, 6]
+    none = training_samples(HISTORIES).take([])
+    assert not held_out_mask(none).any()
+
+
+def test_overlaps_are_shared_words_without_stop_words() -> None:
+    samples = training_samples(HISTORIES)
+    # [0] > 1: lion; [0, 1] > 2: none; [3] > 0: king; [3, 0] > 5: none; [3, 0, 5] > 1: both
+    assert word_overlaps(samples, TITLES).tolist() == [1, 0, 1, 0, 2]
+    assert denoise(samples, TITLES).tolist() == [True, False, True, False, True]
+    assert word_overlaps(samples, TITLES, stop_words=stop_words("none")).tolist() == [1, 0, 2, 0, 2]
+    assert word_overlaps(samples, TITLES, max_history=1).tolist() == [1, 0, 1, 0, 1]
+    assert word_overlaps(samples, TITLES, stop_words={"LION"}).tolist() == [0, 0, 2, 0, 1]
+
+
+def test_overlaps_say_what_does_not_fit() -> None:
+    samples = training_samples(HISTORIES)
+    with pytest.raises(ValueError, match="title for each item, got 3 for 5"):
+        word_overlaps(samples, TITLES[:3])
+    with pytest.raises(ValueError, match="max_history >= 1, got 0"):
+        word_overlaps(samples, TITLES, max_history=0)
+    with pytest.raises(ValueError, match="collection of stop words, got the string 'english'"):
+        word_overlaps(samples, TITLES, stop_words="english")
+    with pytest.raises(ValueError, match=r"language of \['english', 'none'\], got 'klingon'"):
+        stop_words("klingon")
+
+
+@given(rows=ROWS, n_length=st.integers(1, 4), n_popularity=st.integers(1, 4))
+def test_buckets_order_samples_by_length_and_popularity(
+    rows: list[list[int]], n_length: int, n_popularity: int
+) -> None:
+    histories = Histories.from_lists(rows)
+    samples = training_samples(histories)
+    numbers, n_buckets = buckets(samples, 6, n_length=n_length, n_popularity=n_popularity)
+    assert numbers.dtype == np.int32
+    assert n_buckets == n_length * n_popularity
+    if not len(samples):
+        return
+    assert 0 <= numbers.min() <= numbers.max() < n_buckets
+    popularity = histories.counts(6)[samples.targets]
+    for value, part in (
+        (samples.lengths, numbers // n_popularity),
+        (popularity, numbers % n_popularity),
+    ):
+        order = np.argsort(value, kind="stable")
+        assert np.all(np.diff(part[order]) >= 0)
+        assert all(len(set(part[value == v].tolist())) == 1 for v in value)
+
+
+def test_buckets_of_spread_values_are_about_equal() -> None:
+    histories = planted(n_users=400)
+    numbers, n_buckets = buckets(training_samples(histories), 40, n_length=3, n_popularity=2)
+    sizes = np.bincount(numbers, minlength=n_buckets)
+    assert sizes.min() > 0.6 * sizes.mean()
+    with pytest.raises(ValueError, match="items below 3"):
+        buckets(training_samples(histories), 3)
+    with pytest.raises(ValueError, match="at least 1 quantile"):
+        buckets(training_samples(histories), 40, n_length=0)
+
+
+@pytest.mark.parametrize("diversify", [True, False])
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3])
+def test_a_selection_keeps_its_budget_and_its_rule(fraction: float, diversify: bool) -> None:
+    histories = planted()
+    config = SelectionConfig(fraction=fraction, diversify=diversify)
+    samples, report = select(histories, titles_of(40), config)
+    everything = training_samples(histories)
+    assert report.n_samples == len(everything)
+    assert report.budget == int(fraction * len(everything))
+    assert len(samples) == report.n_selected == report.budget
+    assert denoise(samples, titles_of(40)).all()
+    assert np.all(np.diff(samples.positions) > 0)
+    again, _ = select(histories, titles_of(40), config)
+    np.testing.assert_array_equal(samples.positions, again.positions)
+    other = SelectionConfig(fraction=fraction, diversify=diversify, seed=1)
+    assert (
+        samples.positions.tolist() != select(histories, titles_of(40), other)[0].positions.tolist()
+    )
+
+
+def test_a_diverse_selection_is_more_even_than_chance() -> None:
+    histories = planted(n_users=400)
+
+    def spread(diversify: bool) -> float:
+        config = SelectionConfig(fraction=0.1, diversify=diversify, denoise=False)
+        samples, _ = select(histories, titles_of(40), config)
+        numbers, n = buckets(training_samples(histories), 40)
+        held = numbers[np.isin(training_samples(histories).positions, samples.positions)]
+        return float(np.bincount(held, minlength=n).std())
+
+    assert spread(True) < spread(False)
+
+
+def test_few_survivors_are_all_taken_and_the_report_says_so() -> None:
+    samples, report = select(HISTORIES, TITLES, SelectionConfig(fraction=0.8))
+    assert (report.budget, report.n_denoised, report.n_selected) == (4, 3, 3)
+    assert samples.targets.tolist() == [1, 0, 1]
+    assert "fewer survived than the budget allows" in report.summary()
+    assert report.summary().startswith("5 samples; 3 share a word")
+
+
+def test_a_budget_is_a_share_of_all_samples_rounded_down() -> None:
+    thirty = Histories.from_lists([[0] * 31])
+    _, report = select(thirty, ["a"], SelectionConfig(fraction=0.1, denoise=False))
+    assert (report.n_samples, report.budget, report.n_denoised) == (30, 3, None)
+    twenty_nine = Histories.from_lists([[0] * 30])
+    _, report = select(twenty_nine, ["a"], SelectionConfig(fraction=0.1))
+    assert report.budget == 2
+
+
+def test_a_selection_of_nothing_is_empty() -> None:
+    samples, report = select(Histories.from_lists([[], [1]]), ["a", "b"])
+    assert len(samples) == report.n_samples == report.n_selected == 0
+    assert "0 samples" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fraction": 0.0}, "fraction above 0"),
+        ({"fraction": 1.5}, "fraction above 0"),
+        ({"fraction": float("nan")}, "fraction above 0"),
+        ({"seed": -1}, "seed from 0"),
+        ({"language": "x"}, "expected a language"),
+        ({"n_length": 0}, "at least 1 quantile"),
+        ({"max_history": 0}, "max_history >= 1"),
+    ],
+)
+def test_a_config_says_what_is_wrong(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SelectionConfig(**values)
+
+
+def test_a_selection_needs_a_title_for_each_item() -> None:
+    with pytest.raises(ValueError, match="title for each item, got 2 titles"):
+        select(HISTORIES, ["a", "b"])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.75])
+def test_negatives_follow_the_exact_distribution(alpha: float) -> None:
+    histories = Histories.from_lists([[0, 0, 0, 1, 5], [2, 2, 3], []])
+    sampler = NegativeSampler(histories, 6, alpha=alpha, seed=3, threads=1)
+    users, n = np.array([0, 1, 2]), 100_000
+    drawn = sampler.sample(users, n, step=0)
+    assert (drawn.dtype, drawn.shape) == (np.int32, (3, n))
+    items = np.tile(np.arange(6), (3, 1))
+    exact = np.exp(sampler.log_probability(items, users=users))
+    np.testing.assert_allclose(exact.sum(axis=1), 1)
+    for row, seen in zip(exact, histories, strict=True):
+        assert not row[seen].any()
+    counts = np.stack([np.bincount(row, minlength=6) for row in drawn]) / n
+    np.testing.assert_allclose(counts, exact, atol=5 * np.sqrt(0.25 / n))
+
+
+def test_log_probability_is_that_of_counts_to_the_power() -> None:
+    histories = Histories.from_lists([[0, 0, 0, 1], [1]])
+    sampler = NegativeSampler(histories, 3, alpha=0.5)
+    weights = np.array([3, 2, 1]) ** 0.5
+    q = sampler.log_probability([2, 1, 0])
+    assert q.dtype == np.float64
+    np.testing.assert_allclose(np.exp(q), (weights / weights.sum())[::-1])
+    # without a user it differs from the exact one by a constant of the user
+    exact = sampler.log_probability([[0, 2]], users=[1])
+    assert np.ptp(exact - sampler.log_probability([[0, 2]])) < 1e-12
+    assert sampler.log_probability([1], users=[1]).tolist() == [-np.inf]
+    full = NegativeSampler(Histories.from_lists([[0, 1]]), 2)
+    assert full.log_probability([0, 1], users=[0, 0]).tolist() == [-np.inf] * 2
+
+
+def test_a_large_power_of_large_counts_stays_finite() -> None:
+    sampler = NegativeSampler(Histories.from_lists([[0] * 1000 + [1]]), 3, alpha=400)
+    assert np.isfinite(sampler.log_probability([0, 1, 2])).all()
+
+
+def test_draws_depend_on_step_and_row_and_nothing_else() -> None:
+    histories = planted()
+    users = np.arange(50)
+    first = NegativeSampler(histories, 40, alpha=0.75, threads=1).sample(users, 4, step=7)
+    second = NegativeSampler(histories, 40, alpha=0.75, threads=2)
+    np.testing.assert_array_equal(first, second.sample(users, 4, step=7))
+    np.testing.assert_array_equal(first[20:], second.sample(users[20:], 4, step=7, first_row=20))
+    assert not np.array_equal(first, second.sample(users, 4, step=8))
+
+
+def test_a_sampler_says_what_does_not_fit() -> None:
+    histories = Histories.from_lists([[0, 1], [2]])
+    for arguments, message in [
+        ({"n_items": 2}, "items below 2, got 2"),
+        ({"n_items": 3, "alpha": -1.0}, "alpha >= 0"),
+        ({"n_items": 3, "alpha": float("nan")}, "alpha >= 0"),
+        ({"n_items": 3, "seed": -1}, "seed from 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            NegativeSampler(histories, **arguments)
+    sampler = NegativeSampler(histories, 3)
+    with pytest.raises(ValueError, match="users from 0 to 1, got 2 to 2"):
+        sampler.sample([2], 1, step=0)
+    with pytest.raises(ValueError, match="step >= 0, got -1"):
+        sampler.sample([0], 1, step=-1)
+    with pytest.raises(ValueError, match="whole user numbers"):
+        sampler.sample([0.5], 1, step=0)
+    with pytest.raises(ValueError, match="items from 0 to 2, got 3"):
+        sampler.log_probability([3])
+    with pytest.raises(ValueError, match=r"users \[B\]"):
+        sampler.log_probability([[0, 1]], users=[0, 1])
+    with pytest.raises(ValueError, match="user 0 has not seen"):
+        NegativeSampler(Histories.from_lists([[0, 1, 1, 0]]), 2).sample([0], 1, step=0)
