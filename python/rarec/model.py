@@ -170,19 +170,20 @@ class RARec(nn.Module):
         prompts: PromptConfig | None = None,
     ) -> None:
         super().__init__()
-        self.config = config or ModelConfig()
+        # not `config`: the trainer of transformers writes into a model's config
+        self.model_config = config or ModelConfig()
         self.prompts = prompts or PromptConfig()
         # hidden from torch, so that neither checkpoints nor optimisers see the frozen weights
         object.__setattr__(self, "backbone", backbone)
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(self.model_config.seed)
         shape = (backbone.n_layers, backbone.hidden_size)
-        uses = int(self.config.use_ids)
-        length = self.config.prefix_length
+        uses = int(self.model_config.use_ids)
+        length = self.model_config.prefix_length
         self.user = Tower(*shape, uses * user_id_dim, length, generator)
         self.item = Tower(*shape, uses * item_id_dim, length, generator)
-        temperature = torch.tensor(math.log(self.config.temperature))
+        temperature = torch.tensor(math.log(self.model_config.temperature))
         self.log_temperature = nn.Parameter(
-            temperature, requires_grad=self.config.similarity == "cosine"
+            temperature, requires_grad=self.model_config.similarity == "cosine"
         )
         self.to(backbone.device)
 
@@ -210,7 +211,7 @@ class RARec(nn.Module):
             batch.input_ids, batch.attention_mask, shared=tower.prefix, own=own
         )
         pooled = self.backbone.pool(states, batch.attention_mask).float()
-        return F.normalize(pooled, dim=-1) if self.config.similarity == "cosine" else pooled
+        return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
 
     def _encode_mixed(self, tower: Tower, batch: EntityBatch, has_id: Tensor) -> Tensor:
         warm = EntityBatch(batch.input_ids, batch.attention_mask, batch.id_vectors)
@@ -241,7 +242,7 @@ class RARec(nn.Module):
             "pooling": self.backbone.pooling,
             "user_id_dim": self.user.id_dim,
             "item_id_dim": self.item.id_dim,
-            "model": asdict(self.config),
+            "model": asdict(self.model_config),
             "prompts": asdict(self.prompts),
         }
 

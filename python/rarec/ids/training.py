@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class IDConfig:
     alpha: float = 0.75
     max_validation: int = 10_000
     seed: int = 0
-    options: dict[str, float] = field(default_factory=dict)
+    options: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:

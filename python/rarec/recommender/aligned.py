@@ -40,12 +40,12 @@ class AlignedModel:
         *,
         progress: bool = False,
     ) -> None:
-        if model.config.use_ids and ids is None:
+        if model.model_config.use_ids and ids is None:
             raise ValueError("expected ID embeddings for a model that uses them, got none")
         self.model = model
         self.tokenizer = tokenizer
         self.prompts = Prompts(tokenizer, titles, model.prompts)
-        self.ids = ids if model.config.use_ids else None
+        self.ids = ids if model.model_config.use_ids else None
         self.progress = progress
 
     def item_entities(self) -> Entities:

@@ -1,0 +1,92 @@
+# Everything runs in .venv, which the first target makes. Needs Python 3.11+, a Rust toolchain and
+# a package index; nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock pyproject.toml
+# what `make demo` passes on, such as DEMO="--fresh"
+DEMO ?=
+# which benchmark `make bench` runs, such as ONLY=ops; empty for all
+ONLY ?=
+# one thread each: many small tests side by side are quicker, and Triton's interpreter is far quicker
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PYTEST := -n 2 --dist loadfile -q
+
+.PHONY: help dev demo test check test-rust test-python test-kernels test-wheel bench wheel clean
+
+help:
+	@echo "make demo   the whole path on MovieLens-100K and MiniLM; results in runs/demo"
+	@echo "make test   all checks and tests, also of the built wheel: what CI runs"
+	@echo "make dev    .venv with everything for development"
+	@echo "make check  formatters, linters, types"
+	@echo "make bench  benchmarks (ONLY=name for one)"
+	@echo "make wheel  the wheel, in dist/"
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "rarec needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@command -v cargo > /dev/null \
+		|| { echo "rarec needs a Rust toolchain (cargo): https://rustup.rs"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made $(RUST)
+	@echo "building and installing rarec (torch is large: a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+dev: $(VENV)/developed
+
+demo: $(VENV)/installed
+	$(BIN)/rarec demo $(DEMO)
+
+check: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest rarec._rust
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	PYO3_PYTHON=$(BIN)/python cargo clippy --quiet --features python -- -D warnings
+
+test-rust:
+	cargo test --quiet --release
+
+test-python: dev
+	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) --ignore tests/test_kernels.py
+	$(ONE_THREAD) $(BIN)/python -m pytest -q --doctest-modules python/rarec --ignore python/rarec/kernels
+
+# a process of its own: Triton reads the variable when it is imported
+test-kernels: dev
+	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) tests/test_kernels.py
+
+# only the installed wheel, seen from elsewhere, shows what the wheel forgot
+test-wheel: wheel
+	rm -rf target/wheel-test && mkdir -p target/wheel-test
+	$(PYTHON) -m venv target/wheel-test/venv
+	target/wheel-test/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	target/wheel-test/venv/bin/python -m pip install --quiet --group test dist/rarec-*.whl
+	cp -r tests pyproject.toml target/wheel-test/ && rm target/wheel-test/tests/test_architecture.py
+	cd target/wheel-test && TRITON_INTERPRET=1 $(ONE_THREAD) venv/bin/python -m pytest $(PYTEST)
+	cd target/wheel-test && venv/bin/rarec --help > /dev/null
+	rm -rf target/wheel-test
+
+test: check test-rust test-python test-kernels test-wheel
+	@echo "all checks and tests passed"
+
+bench: dev
+	$(ONE_THREAD) $(BIN)/python -m pytest benches --benchmark-only -o python_files="bench_$(if $(ONLY),$(ONLY),*).py"
+
+wheel: $(VENV)/made
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls -l dist
+
+clean:
+	rm -rf $(VENV) target dist

@@ -1,0 +1,73 @@
+"""The application: one command a step, one line for what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(
+    name="rarec",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Give a frozen language model the collaborative knowledge of an ID-based recommender "
+        "(RA-Rec, arXiv:2402.04527).\n\n"
+        "The steps write into one run folder, in this order: [bold]prepare[/bold] (files to "
+        "histories), [bold]fit-ids[/bold] (ID embeddings), [bold]align[/bold] (the language "
+        "model), [bold]evaluate[/bold] (exact full-catalogue ranking), [bold]recommend[/bold]. "
+        "A step that was stopped goes on where it was when it is called again. "
+        "[bold]demo[/bold] does all of it on MovieLens-100K."
+    ),
+)
+output = Console()
+errors = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command line; exit with 1 and one line where the input is at fault."""
+    # imported here: registers the commands
+    from rarec.cli import commands
+
+    del commands
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        errors.print(f"[red]error:[/red] {escape(' '.join(lines))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def say(text: str) -> None:
+    """Print a line of what is done."""
+    errors.print(escape(text), soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers to itself: the bars and messages here say what matters."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def write_json(values: Any, file: Path | None) -> None:
+    """Write values to a file, whole or not at all; `-` is standard output."""
+    if file is None:
+        return
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    from rarec.artifacts import write_text
+
+    write_text(file, text)
