@@ -53,7 +53,7 @@ check: dev
 	MYPYPATH=python $(BIN)/python -m mypy.stubtest rarec._rust
 	cargo fmt --check
 	cargo clippy --quiet --all-targets -- -D warnings
-	PYO3_PYTHON=$(BIN)/python cargo clippy --quiet --features python -- -D warnings
+	PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --features python -- -D warnings
 
 test-rust:
 	cargo test --quiet --release

@@ -65,6 +65,7 @@ def paired_table(results: Mapping[str, Any]) -> Table:
         title="rarec minus each other model, on the same users",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 0, 0, 1),
         caption="95% paired bootstrap; * where the interval leaves 0 out",
     )
     table.add_column("minus", no_wrap=True)

@@ -1,0 +1,177 @@
+"""The command line, as somebody would use it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rarec.cli import application
+
+
+@pytest.fixture
+def rarec(monkeypatch, capsys):
+    """Return a function that runs the command in this process: exit code, output, errors."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rarec", *(str(part) for part in arguments)])
+        code = 0
+        try:
+            application.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, planted):
+    """Return a folder with the planted dataset as csv files."""
+    folder = tmp_path_factory.mktemp("files")
+    histories = planted.histories
+    pl.DataFrame(
+        {
+            "user_id": [planted.user_ids[row] for row in histories.rows],
+            "item_id": [planted.item_ids[item] for item in histories.items],
+            "timestamp": histories.times,
+        }
+    ).write_csv(folder / "interactions.csv")
+    pl.DataFrame({"item_id": planted.item_ids, "title": planted.titles}).write_csv(
+        folder / "items.csv"
+    )
+    return folder
+
+
+@pytest.mark.slow
+def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = rarec("prepare", files, "-o", run, "--json", tmp_path / "prepare.json")
+    assert code == 0
+    assert json.loads((tmp_path / "prepare.json").read_text())["users"] == 120
+    assert "1,200" in out
+
+    ids = ("--max-epochs", 3, "--dim", 8, "--fraction", 0.5, "--batch-size", 32)
+    code, _, err = rarec("fit-ids", run, *ids, "--json", tmp_path / "ids.json")
+    assert code == 0
+    assert "420 selected" in err
+    assert json.loads((tmp_path / "ids.json").read_text())["held_out"] == 420
+
+    small = ("--llm", tiny_llm, "--steps", 4, "--batch-size", 32)
+    for extra in ([], ["--text-only"]):
+        code, _, err = rarec("align", run, *small, *extra, "--json", tmp_path / "align.json")
+        assert code == 0, err
+        assert json.loads((tmp_path / "align.json").read_text())["steps"] == 4
+
+    code, out, _ = rarec("evaluate", run, "--bootstrap", 20, "--json", tmp_path / "results.json")
+    assert code == 0
+    assert "late_fusion" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["rows"] == json.loads((run / "results.json").read_text())["rows"]
+    assert (run / "protocol.json").exists()
+
+    code, out, _ = rarec("recommend", run, "--user", "u001", "-k", 3, "--json", "-")
+    assert code == 0
+    assert len(json.loads(out[out.index("[") :])) == 3
+    for question in (["--title", "red wolf"], ["--item", "i01", "--item", "i03"], ["--new-user"]):
+        assert rarec("recommend", run, *question)[0] == 0
+
+    code, _, err = rarec("recommend", run, "--user", "nobody")
+    assert code == 1
+    assert "'nobody'" in err
+
+
+def test_own_vectors_are_taken(rarec, files, planted, tmp_path):
+    run = tmp_path / "run"
+    rarec("prepare", files, "-o", run)
+    vectors = np.random.default_rng(0).normal(size=(39, 4)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    (tmp_path / "ids.txt").write_text("\n".join(planted.item_ids[:39]) + "\n")
+    given = ("--vectors", tmp_path / "vectors.npy", "--ids", tmp_path / "ids.txt")
+    code, _, err = rarec("fit-ids", run, *given, "--json", tmp_path / "facts.json")
+    assert code == 0
+    assert "may have been known" in err
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["items with a vector"] == 39
+
+    vectors[7, 1] = np.nan
+    np.save(tmp_path / "vectors.npy", vectors)
+    before = sorted(path.name for path in run.rglob("*"))
+    code, _, err = rarec("fit-ids", run, *given)
+    assert code == 1
+    assert "'i07'" in err
+    assert sorted(path.name for path in run.rglob("*")) == before
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(rarec, tmp_path, tiny_llm, files):
+    run = tmp_path / "run"
+    bad = tmp_path / "bad.csv"
+    cases = [
+        ("user_id,item_id,timestamp\na,b,yesterday\n", [], "bad.csv:2: column 'timestamp'"),
+        ("user,item_id,timestamp\na,b,1\n", [], "user_id"),
+        ("", [], "bad.csv"),
+        ("user_id,item_id,timestamp\n", [], "bad.csv"),
+        ("user_id,item_id,timestamp\na,b,1\n", ["--repeats", "sometimes"], "repeats"),
+        ("user_id,item_id,timestamp\na,b,1\n", [], "events"),
+    ]
+    for content, options, message in cases:
+        bad.write_text(content)
+        code, out, err = rarec("prepare", bad, "-o", run, *options)
+        assert code == 1, content
+        assert out == ""
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert not run.exists()
+    code, _, err = rarec("prepare", tmp_path / "absent.csv", "-o", run)
+    assert code == 1
+    assert "absent.csv" in err
+    code, _, err = rarec("evaluate", tmp_path / "absent")
+    assert code == 1
+    assert "absent" in err
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_missing_model_is_one_line(rarec, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = tmp_path / "run"
+    rarec("prepare", files, "-o", run)
+    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--fraction", 0.5)
+    code, _, err = rarec("align", run, "--llm", tmp_path / "no-model")
+    assert code == 1
+    assert "no language model" in err
+    assert "no-model" in err
+    assert err.count("error:") == 1
+    assert not (run / "rarec").exists()
+
+
+def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
+    rarec, files, tmp_path, tiny_llm
+):
+    run = tmp_path / "run"
+    code, _, err = rarec("prepare", files / "interactions.csv", "-o", run)
+    assert code == 0
+    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--no-denoise")
+    code, _, err = rarec("align", run, "--llm", tiny_llm)
+    assert code == 1
+    assert "expected titles" in err
+
+
+def test_help_is_quick_and_says_what_comes_first():
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from rarec.cli import main; sys.argv[1:] = ['--help'];"
+            "import atexit; atexit.register(lambda: print('torch' in sys.modules)); main()",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "prepare" in shown.stdout
+    # torch takes seconds to import, and help needs none of it
+    assert shown.stdout.strip().endswith("False")

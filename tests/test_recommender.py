@@ -1,0 +1,267 @@
+"""The whole path on a planted catalogue, and on real data where it is there."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rarec.data import Histories, read_dataset
+from rarec.ids import GivenIDs, IDConfig
+from rarec.model import ModelConfig
+from rarec.prompts import PromptConfig
+from rarec.recommender import AlignConfig, Recommender, SplitConfig, recipe
+from rarec.selection import SelectionConfig
+from rarec.training import LossConfig
+
+SELECTION = SelectionConfig(fraction=0.5)
+IDS = IDConfig(dim=16, max_history=10, batch_size=32, max_epochs=40, patience=40, dropout=0.1)
+
+
+def small(llm, **changes):
+    training = {"max_steps": 30, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
+    return AlignConfig(llm=str(llm), training={**training, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, planted, tiny_llm):
+    """Return a run folder with everything fitted."""
+    folder = tmp_path_factory.mktemp("runs") / "planted"
+    recommender = Recommender(planted, folder=folder)
+    recommender.select(SELECTION)
+    recommender.fit_ids(IDS)
+    recommender.align(small(tiny_llm))
+    recommender.align(small(tiny_llm).without_ids())
+    recommender.evaluate(n_bootstrap=50)
+    return folder
+
+
+def test_planted_tastes_are_learnt(run):
+    results = json.loads((run / "results.json").read_text())
+    rows = {row["model"]: row for row in results["rows"]}
+    assert list(rows) == [
+        "popularity",
+        "id",
+        "id_held_out",
+        "text",
+        "late_fusion",
+        "rarec",
+        "rarec+id",
+    ]
+    # 40 items, half of them of the right taste, 9 seen: 11 of 31 are left, chance is about 0.32
+    assert rows["popularity"]["hr@10"] < 0.6
+    for name in ("id", "id_held_out", "rarec"):
+        assert rows[name]["hr@10"] > 0.75, name
+    low, high = rows["rarec"]["hr@10_ci"]
+    assert low <= rows["rarec"]["hr@10"] <= high
+    assert rows["rarec"]["samples"] == 420  # half of 120 users x 7 samples
+    assert rows["rarec"]["trainable_parameters"] > rows["text"]["trainable_parameters"]
+    assert rows["rarec"]["seconds"] > 0
+    assert rows["rarec"]["peak_rss_mb"] > 10
+    pairs = {(pair["b"], pair["metric"]) for pair in results["paired"]}
+    assert ("text", "hr@100") in pairs
+    assert ("id", "ndcg@10") in pairs
+
+
+def test_protocol_says_how_the_numbers_were_made(run, planted):
+    protocol = json.loads((run / "protocol.json").read_text())
+    assert protocol["data_hash"] == planted.content_hash
+    assert "last event of a user: test" in protocol["split"]
+    assert protocol["ties"] == "average"
+    assert protocol["seeds"] == {"selection": 0, "ids": 0, "rarec": 0, "text": 0}
+    assert protocol["configs"]["rarec"]["model"]["similarity"] == "cosine"
+    assert set(protocol["versions"]) >= {"python", "rarec", "torch", "transformers"}
+    assert protocol["cases"] == 120
+
+
+def test_a_loaded_run_gives_the_same_answers(run):
+    first, second = Recommender.load(run), Recommender.load(run)
+    for question in ({"user": "u003"}, {"items": ["i02", "i04"]}, {"titles": ["Red Wolf"]}, {}):
+        found = first.recommend(**question, k=5)
+        assert len(found) == 5
+        assert found == second.recommend(**question, k=5)
+    stored = json.loads((run / "results.json").read_text())
+    again = second.evaluate(n_bootstrap=50)
+    for before, after in zip(stored["rows"], again["rows"], strict=True):
+        assert {k: v for k, v in before.items() if k != "peak_rss_mb"} == {
+            k: v for k, v in after.items() if k != "peak_rss_mb"
+        }
+
+
+def test_recommendations_fit_the_taste_and_leave_out_the_seen(run):
+    recommender = Recommender.load(run)
+    dataset = recommender.dataset
+    right = 0
+    for number in range(20):
+        user = dataset.user_ids[number]
+        found = recommender.recommend(user, k=5)
+        seen = {dataset.item_ids[item] for item in dataset.histories[number]}
+        assert not seen & {item.item_id for item in found}
+        right += sum(int(item.item_id[1:]) % 2 == number % 2 for item in found)
+    assert right > 75
+    seen = dataset.item_ids[dataset.histories[0][0]]
+    everything = recommender.recommend("u000", k=40, exclude_seen=False)
+    assert seen in {item.item_id for item in everything}
+
+
+def test_histories_may_be_titles_known_or_not(run):
+    recommender = Recommender.load(run)
+    known = recommender.recommend(titles=["RED WOLF"], k=40)
+    # a title of the catalogue counts as seen, and brings an ID vector along
+    numbers = [i for i, title in enumerate(recommender.dataset.titles) if title == "red wolf"]
+    first = recommender.dataset.item_ids[numbers[0]]
+    assert first not in {item.item_id for item in known}
+    unknown = recommender.recommend(titles=["a stone nobody has"], k=40)
+    assert len(unknown) == 40
+
+
+def test_new_items_are_found_by_their_text(run, tmp_path):
+    recommender = Recommender.load(run)
+    recommender.folder = None
+    recommender.add_items({"new": "blue storm", "other": "red river"})
+    found = {item.item_id: item for item in recommender.recommend("u001", k=42)}
+    assert found["new"].title == "blue storm"
+    with pytest.raises(ValueError, match="new"):
+        recommender.add_items({"new": "again"})
+
+
+def test_items_without_interactions_have_no_id_vector_and_are_ranked(planted, tiny_llm):
+    titles = {f"i{item:02}": title for item, title in enumerate(planted.titles)}
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    known = np.ones(40, dtype=bool)
+    known[[3, 5]] = False
+    recommender = Recommender(planted)
+    recommender.select(SELECTION)
+    recommender.use_ids(GivenIDs(vectors, known))
+    recommender.align(small(tiny_llm, max_steps=3))
+    everything = recommender.recommend("u001", k=40, exclude_seen=False)
+    assert {item.item_id for item in everything} == set(titles)
+    assert all(np.isfinite(item.score) for item in everything)
+
+
+def test_steps_out_of_order_and_bad_questions_say_so(planted, tiny_llm, run):
+    recommender = Recommender(planted)
+    with pytest.raises(ValueError, match="ID embeddings first"):
+        recommender.align(small(tiny_llm))
+    with pytest.raises(ValueError, match="fitted ID embeddings"):
+        recommender.evaluate()
+    with pytest.raises(ValueError, match="call align"):
+        recommender.recommend("u001")
+    fitted = Recommender.load(run)
+    with pytest.raises(ValueError, match="'nobody'"):
+        fitted.recommend("nobody")
+    with pytest.raises(ValueError, match="'i99'"):
+        fitted.recommend(items=["i99"])
+    with pytest.raises(ValueError, match="expected one of user, items and titles"):
+        fitted.recommend("u001", items=["i01"])
+    with pytest.raises(ValueError, match="part"):
+        fitted.evaluate("train")
+    with pytest.raises(ValueError, match="vectors of 40 items"):
+        fitted.use_ids(GivenIDs(np.zeros((3, 2), np.float32), np.ones(3, bool)))
+
+
+def test_without_titles_alignment_is_refused(planted, tiny_llm):
+    bare = replace(planted, titles=[""] * planted.n_items)
+    recommender = Recommender(bare)
+    recommender.use_ids(GivenIDs(np.ones((40, 2), np.float32), np.ones(40, bool)))
+    with pytest.raises(ValueError, match="expected titles"):
+        recommender.align(small(tiny_llm))
+
+
+def test_a_folder_of_something_else_is_not_touched(planted, run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="new folder or a run"):
+        Recommender(planted, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ValueError, match="same split"):
+        Recommender(planted, split=SplitConfig(min_history=2), folder=run)
+    with pytest.raises(ValueError, match="split to be one of"):
+        SplitConfig(kind="random")
+
+
+def test_a_stopped_alignment_goes_on_and_ends_the_same(planted, tiny_llm, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def fitted(folder):
+        recommender = Recommender(planted, folder=folder)
+        recommender.select(SELECTION)
+        recommender.fit_ids(replace(IDS, max_epochs=2), baseline=False)
+        return recommender
+
+    config = small(tiny_llm, max_steps=6, save_steps=2)
+    whole = fitted(tmp_path / "whole")
+    whole.align(config)
+
+    stopped = fitted(tmp_path / "stopped")
+    from rarec.training import trainer
+
+    ordinary = trainer.RARecTrainer.compute_loss
+
+    def interrupted(self, *args, **keywords):
+        if self.state.global_step == 4:
+            raise StoppedError
+        return ordinary(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.RARecTrainer, "compute_loss", interrupted)
+        with pytest.raises(StoppedError):
+            stopped.align(config)
+    with pytest.raises(ValueError, match="other config"):
+        Recommender.load(tmp_path / "stopped").align(small(tiny_llm, max_steps=7, save_steps=2))
+    again = Recommender.load(tmp_path / "stopped")
+    report = again.align(config)
+    assert report.steps == 6
+    np.testing.assert_array_equal(again.item_vectors("rarec"), whole.item_vectors("rarec"))
+
+
+def test_the_papers_recipe_runs(planted, tiny_llm, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAREC_CACHE", str(tmp_path))
+    config = recipe("paper", llm=str(tiny_llm), training=small(tiny_llm).training)
+    assert config.loss.prediction == "bpr"
+    assert config.loss.alignment > 0
+    assert config.model.similarity == "dot"
+    recommender = Recommender(planted)
+    recommender.select(SELECTION)
+    recommender.fit_ids(IDS, baseline=False)
+    recommender.align(config)
+    rows = {row["model"]: row for row in recommender.evaluate(n_bootstrap=0)["rows"]}
+    assert rows["rarec"]["hr@10"] > 0.5
+    assert list((tmp_path / "text-states").iterdir())
+    with pytest.raises(ValueError, match="preset"):
+        recipe("best")
+
+
+def test_comirec_time_split_and_extra_negatives_run_together(planted, tiny_llm):
+    ids = replace(IDS, model="comirec", options={"n_interests": 3}, negatives=8, max_epochs=3)
+    config = replace(
+        small(tiny_llm, max_steps=3),
+        loss=LossConfig(extra_negatives=2),
+        model=ModelConfig(prefix_length=2),
+        prompts=PromptConfig(n_titles=2),
+    )
+    recommender = Recommender(planted, split=SplitConfig(kind="time"))
+    recommender.select(SELECTION)
+    recommender.fit_ids(ids, baseline=False)
+    recommender.align(config)
+    results = recommender.evaluate(n_bootstrap=10)
+    assert [row["model"] for row in results["rows"]] == ["popularity", "id", "rarec", "rarec+id"]
+    assert recommender.ids is not None
+    assert recommender.ids.user_vectors(Histories.from_lists([[1], []]))[0].shape == (2, 3, 16)
+
+
+@pytest.mark.slow
+def test_real_data_from_files_to_recommendations(shared_data, tiny_llm, tmp_path):
+    dataset = read_dataset(shared_data / "movietweetings-100k")
+    recommender = Recommender(dataset, folder=tmp_path / "run")
+    report = recommender.select(SelectionConfig(fraction=0.02))
+    assert report.n_selected <= 0.02 * report.n_samples
+    recommender.fit_ids(replace(IDS, max_epochs=1, negatives=16), baseline=False)
+    recommender.align(small(tiny_llm, max_steps=3))
+    results = recommender.evaluate(n_bootstrap=10)
+    rows = {row["model"]: row for row in results["rows"]}
+    # one epoch and three steps: nobody should be good, everybody should be there
+    assert 0 <= rows["rarec"]["hr@100"] <= 1
+    assert results["protocol"]["items"] == 10506
+    # ids keep their leading zeros all the way
+    assert all(len(item.item_id) == 7 for item in recommender.recommend("1", k=5))
