@@ -164,9 +164,11 @@ def test_logits_far_below_zero(n_prefix: int) -> None:
 
 
 def test_padded_rows_are_zero_and_their_sum_infinite() -> None:
-    inputs = [tensor.detach() for tensor in make_inputs(20, 3, 48)]
-    padding = spans((4, 9), (0, 0))
-    out, lse = prefix_attention_forward(*inputs, *padding, causal=False, scale=0.1, tile=SMALL)
+    query, key, value, *prefix = (tensor.detach() for tensor in make_inputs(20, 3, 48))
+    start, length = spans((4, 9), (0, 0))
+    out, lse = prefix_attention_forward(
+        query, key, value, prefix[0], prefix[1], start, length, causal=False, scale=0.1, tile=SMALL
+    )
     absent = torch.ones(2, 20, dtype=torch.bool, device=DEVICE)
     absent[0, 4:13] = False
     assert out.transpose(1, 2)[absent].eq(0.0).all()

@@ -211,7 +211,7 @@ def test_a_row_that_sees_nothing_is_zero(
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_gradcheck(softcap: float | None) -> None:
     inputs = make_inputs(n_batch=2, n_heads=2, n_key_heads=1, n_text=3, n_prefix=2, dim=2)
-    padding = torch.tensor([[0, 1], [3, 2]], dtype=torch.int32).unbind()
+    padding = (torch.tensor([0, 1]).int(), torch.tensor([3, 2]).int())
     assert torch.autograd.gradcheck(
         lambda *x: ops.prefix_attention(*x, padding=padding, causal=True, softcap=softcap), inputs
     )

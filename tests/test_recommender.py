@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,13 @@ def test_protocol_says_how_the_numbers_were_made(run, planted):
 
 def test_a_loaded_run_gives_the_same_answers(run):
     first, second = Recommender.load(run), Recommender.load(run)
-    for question in ({"user": "u003"}, {"items": ["i02", "i04"]}, {"titles": ["Red Wolf"]}, {}):
+    questions: list[dict[str, Any]] = [
+        {"user": "u003"},
+        {"items": ["i02", "i04"]},
+        {"titles": ["Red Wolf"]},
+        {},
+    ]
+    for question in questions:
         found = first.recommend(**question, k=5)
         assert len(found) == 5
         assert found == second.recommend(**question, k=5)

@@ -33,6 +33,7 @@ class ModelConfig:
 
     Attributes:
         prefix_length: P learnable vectors in each layer, shared by the batch.
+        prefix_rate: Their learning rate, as a multiple of that of the projectors.
         use_ids: False leaves the ID vectors out: text and layer prefix alone.
         similarity: `cosine` over a learned temperature, or `dot` (the paper's).
         temperature: Its start value; scores of `dot` are divided by it too, unlearned.
@@ -40,6 +41,7 @@ class ModelConfig:
     """
 
     prefix_length: int = 8
+    prefix_rate: float = 10.0
     use_ids: bool = True
     similarity: str = "cosine"
     temperature: float = 0.07
@@ -120,9 +122,9 @@ class Tower(nn.Module):
             return nn.Parameter(torch.randn(*shape, generator=generator) * std)
 
         self.id_dim = id_dim
-        self.prefix = normal(n_layers, prefix_length, hidden_size, std=0.5)
+        self.prefix = normal(n_layers, prefix_length, hidden_size, std=0.25)
         if id_dim:
-            self.projector = normal(n_layers, hidden_size, id_dim, std=0.5 / math.sqrt(id_dim))
+            self.projector = normal(n_layers, hidden_size, id_dim, std=0.25 / math.sqrt(id_dim))
             self.projector_bias = nn.Parameter(torch.zeros(n_layers, hidden_size))
             self.register_buffer("id_scale", torch.ones(()))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
@@ -124,12 +124,26 @@ class RARecTrainer(Trainer):
             data_collator=_rows,
             callbacks=list(callbacks),
         )
+        # it prints each log entry as a dict; RichProgress shows the loss
+        self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthSampler(self.data.lengths, self.args.train_batch_size, seed=seed)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer of transformers, the layer prefixes at their own learning rate."""
+        optimizer = super().create_optimizer(model)
+        prefixes = {id(self._towers.user.prefix), id(self._towers.item.prefix)}
+        rate = self.args.learning_rate * self._towers.model_config.prefix_rate
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in prefixes]
+            if own:
+                group["params"] = [p for p in group["params"] if id(p) not in prefixes]
+                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     def compute_loss(
         self,
