@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,8 +55,9 @@ class ModelConfig:
             )
         if self.prefix_length < 0:
             raise ValueError(f"expected prefix_length >= 0, got {self.prefix_length}")
-        if not self.temperature > 0:
-            raise ValueError(f"expected temperature > 0, got {self.temperature}")
+        for name in ("temperature", "prefix_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +293,7 @@ class RARec(nn.Module):
         file = Path(folder) / "adapter.safetensors"
         try:
             model.load_state_dict(load_file(file))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{file}: expected the adapter of a model over {stored['llm']!r} ({error})"
             ) from error

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rarec.artifacts import read_config, write_config, write_folder
@@ -199,13 +200,16 @@ def load_ids(folder: str | os.PathLike[str]) -> TrainedIDs | GivenIDs:
     """
     folder = Path(folder)
     config = read_config(folder, FORMAT)
-    if config["source"] == "given":
-        return GivenIDs(**load_file(folder / "vectors.safetensors"))
-    ids = IDConfig(**config["ids"])
-    encoder = ids.build(int(config["n_items"]))
-    tensors = load_file(folder / "encoder.safetensors")
-    known = tensors.pop("item_known")
-    encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    try:
+        if config["source"] == "given":
+            return GivenIDs(**load_file(folder / "vectors.safetensors"))
+        ids = IDConfig(**config["ids"])
+        encoder = ids.build(int(config["n_items"]))
+        tensors = load_file(folder / "encoder.safetensors")
+        known = tensors.pop("item_known")
+        encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{folder}: expected saved ID embeddings ({error})") from error
     return TrainedIDs(encoder, ids, known)
 
 

@@ -1,0 +1,272 @@
+"""The prefix in each layer, against references that concatenate by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BertConfig,
+    BertModel,
+    BloomConfig,
+    BloomModel,
+    LlamaConfig,
+    LlamaModel,
+)
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from rarec.backbone import Backbone, load_backbone
+
+HIDDEN, HEADS, LAYERS, VOCABULARY = 16, 4, 3, 50
+
+
+def tiny_bert() -> Any:
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    return BertModel(config).double().eval()
+
+
+def tiny_llama() -> Any:
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    return LlamaModel(config).double().eval()
+
+
+MODELS = {"bert": tiny_bert, "llama": tiny_llama}
+
+
+def texts(padding: str, n_texts: int = 3, length: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(1, VOCABULARY, (n_texts, length), generator=generator)
+    mask = torch.ones_like(ids)
+    if padding != "none":
+        for row in range(1, n_texts):
+            absent = slice(length - 2 * row, None) if padding == "right" else slice(0, 2 * row)
+            mask[row, absent] = 0
+    return ids, mask
+
+
+def prefixes(n_texts: int, shared: int = 2, own: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    first = torch.randn(LAYERS, shared, HIDDEN, generator=generator, dtype=torch.float64)
+    second = torch.randn(LAYERS, n_texts, own, HIDDEN, generator=generator, dtype=torch.float64)
+    return first.requires_grad_(), second.requires_grad_()
+
+
+def heads(states: Tensor, n_heads: int) -> Tensor:
+    return states.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    weights = logits.masked_fill(~allowed, -torch.inf).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).flatten(2)
+
+
+def bert_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
+    states = model.embeddings(input_ids=ids)
+    n_prefix = d.shape[2]
+    seen = torch.cat([torch.ones(len(ids), n_prefix), mask], dim=1).bool()[:, None, None]
+    for layer, prefix in zip(model.encoder.layer, d, strict=True):
+        attention = layer.attention
+        both = torch.cat([prefix, states], dim=1)
+        mixed = attend(
+            heads(attention.self.query(states), HEADS),
+            heads(attention.self.key(both), HEADS),
+            heads(attention.self.value(both), HEADS),
+            seen,
+        )
+        states = attention.output(mixed, states)
+        states = layer.output(layer.intermediate(states), states)
+    return states
+
+
+def llama_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
+    states = model.embed_tokens(ids)
+    length, n_prefix = ids.shape[1], d.shape[2]
+    positions = torch.arange(length)[None]
+    cosine, sine = model.rotary_emb(states, positions)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    allowed = torch.cat(
+        [
+            torch.ones(len(ids), length, n_prefix, dtype=torch.bool),
+            causal & mask.bool()[:, None, :],
+        ],
+        dim=2,
+    )[:, None]
+    for layer, prefix in zip(model.layers, d, strict=True):
+        attention = layer.self_attn
+        read = layer.input_layernorm(states)
+        query, key = heads(attention.q_proj(read), HEADS), heads(attention.k_proj(read), 2)
+        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        # the prefix stands at position 0, where the rotation turns nothing
+        key = torch.cat([heads(attention.k_proj(prefix), 2), key], dim=2)
+        value = heads(attention.v_proj(torch.cat([prefix, read], dim=1)), 2)
+        key, value = key.repeat_interleave(2, dim=1), value.repeat_interleave(2, dim=1)
+        states = states + attention.o_proj(attend(query, key, value, allowed))
+        states = states + layer.mlp(layer.post_attention_layernorm(states))
+    return model.norm(states)
+
+
+REFERENCES = {"bert": bert_reference, "llama": llama_reference}
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_without_prefix_it_is_the_plain_model(name: str, padding: str) -> None:
+    ids, mask = texts(padding)
+    plain = MODELS[name]()
+    # not eager: Llama's takes its softmax in float32 whatever it is given
+    plain.set_attn_implementation("sdpa")
+    expected = plain(input_ids=ids, attention_mask=mask).last_hidden_state
+    backbone = Backbone(MODELS[name]())
+    empty = torch.zeros(LAYERS, 0, HIDDEN, dtype=torch.float64)
+    for shared in (None, empty):
+        states = backbone.last_hidden_states(ids, mask, shared=shared)
+        real = mask.bool()
+        torch.testing.assert_close(states[real], expected[real], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("parts", ["both", "shared", "own"])
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("name", MODELS)
+def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: str) -> None:
+    ids, mask = texts(padding)
+    model = MODELS[name]()
+    shared, own = prefixes(len(ids))
+    pieces = {"shared": shared, "own": own}
+    used = [tensor for part, tensor in pieces.items() if parts in (part, "both")]
+    given = {part: tensor for part, tensor in pieces.items() if parts in (part, "both")}
+    d = torch.cat(
+        [
+            tensor if tensor is own else tensor[:, None].expand(-1, len(ids), -1, -1)
+            for tensor in used
+        ],
+        dim=2,
+    )
+    real = mask.bool()
+    expected = REFERENCES[name](model, ids, mask, d)[real]
+    weight = torch.randn(expected.shape, dtype=torch.float64)
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), used)
+
+    states = Backbone(model).last_hidden_states(ids, mask, **given)[real]
+    gradients = torch.autograd.grad((states * weight).sum(), used)
+    torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+        assert wanted.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_text_does_not_depend_on_its_batch(name: str) -> None:
+    ids, mask = texts("right")
+    backbone = Backbone(MODELS[name]())
+    shared, own = prefixes(len(ids))
+    together = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+    for row in range(len(ids)):
+        real = mask[row].bool()
+        alone = backbone.last_hidden_states(
+            ids[row : row + 1, real], mask[row : row + 1, real], shared=shared, own=own[:, [row]]
+        )
+        torch.testing.assert_close(together[row, real], alone[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_language_model_stays_frozen(name: str) -> None:
+    ids, mask = texts("none")
+    backbone = Backbone(MODELS[name]())
+    shared, own = prefixes(len(ids))
+    backbone.last_hidden_states(ids, mask, shared=shared, own=own).sum().backward()
+    assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
+    assert not backbone.model.training
+
+
+def test_text_states_are_what_enters_each_layer() -> None:
+    ids, mask = texts("right")
+    backbone = Backbone(tiny_bert())
+    entering: list[Tensor] = []
+    model: Any = backbone.model
+    for layer in model.encoder.layer:
+        layer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    states = backbone.text_states(ids, mask)
+    assert states.shape == (3, LAYERS, HIDDEN)
+    for number, state in enumerate(entering):
+        for row in range(len(ids)):
+            expected = state[row][mask[row].bool()].mean(dim=0)
+            torch.testing.assert_close(states[row, number], expected)
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+def test_pooling_takes_real_tokens_only(padding: str) -> None:
+    _, mask = texts(padding)
+    states = torch.randn(*mask.shape, HIDDEN, dtype=torch.float64)
+    expected = {
+        "mean": [s[m.bool()].mean(dim=0) for s, m in zip(states, mask, strict=True)],
+        "first": [s[m.bool()][0] for s, m in zip(states, mask, strict=True)],
+        "last": [s[m.bool()][-1] for s, m in zip(states, mask, strict=True)],
+    }
+    for pooling, rows in expected.items():
+        pooled = Backbone(tiny_bert(), pooling=pooling).pool(states, mask)
+        torch.testing.assert_close(pooled, torch.stack(rows))
+
+
+def test_pooling_follows_the_architecture() -> None:
+    assert Backbone(tiny_bert()).pooling == "mean"
+    assert Backbone(tiny_llama()).pooling == "last"
+    with pytest.raises(ValueError, match="expected pooling to be one of"):
+        Backbone(tiny_bert(), pooling="max")
+
+
+def test_models_that_cannot_take_a_prefix_are_refused() -> None:
+    bloom = BloomModel(BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match=r"BloomModel .* take a prefix"):
+        Backbone(bloom)
+    albert = AlbertModel(
+        AlbertConfig(
+            vocab_size=VOCABULARY,
+            embedding_size=8,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+        )
+    )
+    with pytest.raises(ValueError, match="one attention module in several layers"):
+        Backbone(albert)
+
+
+def test_a_folder_is_loaded(tiny_llm) -> None:
+    backbone, tokenizer = load_backbone(str(tiny_llm), device="cpu")
+    assert backbone.name == str(tiny_llm)
+    assert (backbone.n_layers, backbone.hidden_size) == (2, 32)
+    assert backbone.dtype == torch.float32
+    assert tokenizer.pad_token == "[PAD]"
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in (str(tmp_path / "none"), str(tmp_path)):
+        with pytest.raises(ValueError, match="no language model") as caught:
+            load_backbone(name)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,72 @@
+"""Scores as inner products."""
+
+import numpy as np
+import pytest
+
+from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
+from rarec.data import Cases, Histories
+from rarec.ids import GivenIDs
+
+N = 12
+
+
+def cases(n: int, seed: int = 0) -> Cases:
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(N) for _ in range(n)]
+    return Cases(
+        np.arange(n, dtype=np.int32),
+        np.array([order[0] for order in orders], dtype=np.int32),
+        Histories.from_lists([order[1:4].tolist() for order in orders]),
+    )
+
+
+def random_scores(n: int, n_vectors: int, seed: int) -> ScoreVectors:
+    generator = np.random.default_rng(seed)
+    return ScoreVectors(
+        generator.normal(size=(n, n_vectors, 3)).astype(np.float32),
+        generator.normal(size=(N, 3)).astype(np.float32),
+    )
+
+
+def dense(scores: ScoreVectors) -> np.ndarray:
+    return np.einsum("ckd,nd->ckn", scores.queries, scores.items).max(axis=1)
+
+
+def test_popularity_ranks_by_training_events():
+    train = Histories.from_lists([[0, 1, 2], [1, 2], [2]])
+    asked = Cases(np.zeros(1, np.int32), np.array([1], np.int32), Histories.from_lists([[]]))
+    ranks = popularity_scores(train, asked, 4).ranks(asked)
+    assert ranks.values().tolist() == [2.0]
+
+
+def test_a_fused_score_is_the_weighted_sum():
+    first, second = random_scores(5, 1, 0), random_scores(5, 3, 1)
+    expected = dense(first) + 0.7 * dense(second)
+    np.testing.assert_allclose(dense(fused_scores(first, second, 0.7)), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="one query vector"):
+        fused_scores(second, first, 1.0)
+
+
+def test_the_weight_is_the_best_on_the_cases():
+    asked = cases(200)
+    truth = np.eye(N, dtype=np.float32)
+    good = ScoreVectors(truth[asked.targets][:, None], truth)
+    noise = random_scores(200, 1, 3)
+    assert fusion_weight(noise, good, asked, weights=(0.01, 0.1, 50.0)) == 50.0
+    assert fusion_weight(good, noise, asked, weights=(0.001, 5.0)) == 0.001
+
+
+def test_items_without_a_vector_share_the_last_place():
+    known = np.ones(N, dtype=bool)
+    known[[4, 9]] = False
+    generator = np.random.default_rng(0)
+    ids = GivenIDs(generator.normal(size=(N, 3)).astype(np.float32), known)
+    asked = cases(6)
+    scores = dense(id_scores(ids, asked))
+    vectors, _ = ids.user_vectors(asked.histories)
+    plain = np.einsum("ckd,nd->cn", vectors, ids.item_vectors)
+    np.testing.assert_allclose(scores[:, known], plain[:, known], rtol=1e-5, atol=1e-6)
+    assert np.all(scores[:, 4] == scores[:, 9])
+    assert np.all(scores[:, 4] < scores[:, known].min(axis=1))
+    mean = dense(id_scores(ids, asked, cold_at_bottom=False))
+    np.testing.assert_allclose(mean[:, 4], plain[:, known].mean(axis=1), rtol=1e-4, atol=1e-6)

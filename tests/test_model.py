@@ -1,0 +1,169 @@
+"""The towers: shapes, cold entities, scores, and the way to disk and back."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rarec.backbone import load_backbone
+from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.prompts import PromptConfig
+
+USER_DIM, ITEM_DIM = 6, 5
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llm):
+    return load_backbone(str(tiny_llm), device="cpu")[0]
+
+
+def model(backbone, **changes) -> RARec:
+    config = ModelConfig(prefix_length=3, **changes)
+    return RARec(backbone, user_id_dim=USER_DIM, item_id_dim=ITEM_DIM, config=config)
+
+
+def entities(n: int, dim: int, n_vectors: int = 1) -> EntityBatch:
+    generator = torch.Generator().manual_seed(n)
+    ids = torch.randint(4, 12, (n, 6), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 3:] = 0
+    return EntityBatch(ids, mask, torch.randn(n, n_vectors, dim, generator=generator))
+
+
+def test_representations_have_one_row_per_entity(backbone):
+    towers = model(backbone)
+    users, items = towers(entities(4, USER_DIM, n_vectors=2), entities(3, ITEM_DIM))
+    assert users.shape == (4, 32)
+    assert items.shape == (3, 32)
+    assert users.dtype == torch.float32
+    torch.testing.assert_close(users.norm(dim=1), torch.ones(4))
+    scores = towers.scores(users, items)
+    torch.testing.assert_close(scores, users @ items.T / 0.07)
+
+
+def test_dot_product_keeps_lengths_and_its_temperature_fixed(backbone):
+    towers = model(backbone, similarity="dot", temperature=1.0)
+    users, items = towers(entities(4, USER_DIM), entities(3, ITEM_DIM))
+    assert not torch.allclose(users.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(towers.scores(users, items), users @ items.T)
+    assert not towers.log_temperature.requires_grad
+
+
+def test_the_id_vector_matters_and_can_be_left_out(backbone):
+    towers = model(backbone)
+    batch = entities(4, USER_DIM)
+    other = dataclasses.replace(batch, id_vectors=torch.randn(4, 1, USER_DIM))
+    assert not torch.allclose(towers.encode(towers.user, batch), towers.encode(towers.user, other))
+    text = model(backbone, use_ids=False)
+    torch.testing.assert_close(
+        text.encode(text.user, batch), text.encode(text.user, other), rtol=0, atol=0
+    )
+    assert not hasattr(text.user, "projector")
+
+
+@pytest.mark.parametrize("known", [[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+def test_cold_entities_are_read_with_the_layer_prefix_alone(backbone, known):
+    towers = model(backbone)
+    batch = entities(4, USER_DIM)
+    has_id = torch.tensor(known, dtype=torch.bool)
+    together = towers.encode(towers.user, dataclasses.replace(batch, has_id=has_id))
+    warm = towers.encode(towers.user, batch)
+    cold = towers.encode(towers.user, EntityBatch(batch.input_ids, batch.attention_mask))
+    expected = torch.where(has_id[:, None], warm, cold)
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-6)
+    # what stands in the row of a cold entity must not matter, not even NaN
+    if batch.id_vectors is not None:
+        batch.id_vectors[~has_id] = torch.nan
+    again = towers.encode(towers.user, dataclasses.replace(batch, has_id=has_id))
+    torch.testing.assert_close(again, together)
+
+
+def test_id_vectors_of_any_size_start_alike(backbone):
+    vectors = torch.randn(50, 1, USER_DIM)
+    towers = model(backbone)
+    towers.user.set_id_scale(vectors)
+    small = towers.user.project(vectors)
+    towers.user.set_id_scale(vectors * 1000)
+    torch.testing.assert_close(towers.user.project(vectors * 1000), small)
+
+
+def test_soft_prompts_are_the_mean_of_prefix_and_projection(backbone):
+    towers = model(backbone)
+    vectors = torch.randn(4, 2, USER_DIM)
+    own = towers.user.project(vectors)  # [L, B, K, H]
+    for layer in range(2):
+        for row in range(4):
+            d = torch.cat([towers.user.prefix[layer], own[layer, row]])
+            torch.testing.assert_close(towers.user.soft_prompts(vectors)[row, layer], d.mean(dim=0))
+
+
+def test_only_the_towers_are_trained_and_kept(backbone):
+    towers = model(backbone)
+    names = set(towers.state_dict())
+    assert all(name.split(".")[0] in ("user", "item", "log_temperature") for name in names)
+    layers, hidden = 2, 32
+    expected = sum(layers * hidden * (3 + dim + 1) for dim in (USER_DIM, ITEM_DIM))
+    assert towers.n_trainable() == expected + 1
+    loss = towers(entities(4, USER_DIM), entities(3, ITEM_DIM))[0].sum()
+    loss.backward()
+    assert towers.user.prefix.grad is not None
+    assert towers.user.projector.grad is not None
+
+
+def test_a_seed_fixes_the_start(backbone):
+    first, second, third = (model(backbone, seed=seed) for seed in (0, 0, 1))
+    torch.testing.assert_close(first.user.prefix, second.user.prefix, rtol=0, atol=0)
+    assert not torch.equal(first.user.prefix, third.user.prefix)
+
+
+def test_to_disk_and_back(backbone, tmp_path):
+    towers = RARec(
+        backbone,
+        user_id_dim=USER_DIM,
+        item_id_dim=ITEM_DIM,
+        config=ModelConfig(prefix_length=3, seed=5),
+        prompts=PromptConfig(n_titles=2, user="{titles}"),
+    ).eval()
+    towers.user.set_id_scale(torch.randn(9, 1, USER_DIM))
+    folder = tmp_path / "model"
+    towers.save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "adapter.safetensors"}
+    for again in (RARec.from_pretrained(folder, backbone=backbone), RARec.from_pretrained(folder)):
+        assert again.model_config == towers.model_config
+        assert again.prompts == towers.prompts
+        with torch.no_grad():
+            for before, after in zip(
+                towers(entities(4, USER_DIM), entities(3, ITEM_DIM)),
+                again(entities(4, USER_DIM), entities(3, ITEM_DIM)),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(before, after)
+
+
+def test_folders_of_something_else_are_refused(backbone, tmp_path):
+    with pytest.raises(ValueError, match="nothing"):
+        RARec.from_pretrained(tmp_path / "nothing", backbone=backbone)
+    towers = model(backbone)
+    towers.save_pretrained(tmp_path / "model")
+    other = RARec(backbone, user_id_dim=2, item_id_dim=2)
+    other.save_pretrained(tmp_path / "other")
+    adapter = "adapter.safetensors"
+    shutil.copy(tmp_path / "other" / adapter, tmp_path / "model" / adapter)
+    with pytest.raises(ValueError, match=adapter):
+        RARec.from_pretrained(tmp_path / "model", backbone=backbone)
+    (tmp_path / "model" / adapter).write_bytes(b"not tensors")
+    with pytest.raises(ValueError, match=adapter):
+        RARec.from_pretrained(tmp_path / "model", backbone=backbone)
+    assert load_file(tmp_path / "other" / adapter)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"similarity": "l2"}, {"temperature": 0.0}, {"prefix_length": -1}, {"prefix_rate": 0.0}],
+)
+def test_bad_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        ModelConfig(**changes)

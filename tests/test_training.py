@@ -1,0 +1,293 @@
+"""Batches, the order of samples, text states, and the trainer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rarec.backbone import load_backbone
+from rarec.encoding import Entities, encode
+from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.prompts import Prompts
+from rarec.selection import NegativeSampler, training_samples
+from rarec.training import (
+    LengthSampler,
+    LossConfig,
+    TrainingData,
+    text_states,
+    train,
+    training_arguments,
+)
+from rarec.training import text_states as states_module
+from rarec.training.trainer import RARecTrainer
+
+E = 6
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_llm):
+    return load_backbone(str(tiny_llm), device="cpu")
+
+
+def make_data(llm, planted, **options) -> TrainingData:
+    """Return training data whose ID vectors tell the tastes apart."""
+    _, tokenizer = llm
+    prompts = Prompts(tokenizer, planted.titles)
+    samples = training_samples(planted.histories)
+    generator = np.random.default_rng(0)
+    taste = np.zeros((2, E), np.float32)
+    taste[0, 0] = taste[1, 1] = 2.0
+    items = taste[np.arange(40) % 2] + 0.1 * generator.normal(size=(40, E)).astype(np.float32)
+    return TrainingData(
+        samples,
+        Entities(prompts.users(samples.prefixes(5)), taste[samples.users % 2][:, None]),
+        Entities(prompts.items(range(40)), items[:, None]),
+        **options,
+    )
+
+
+def make_model(llm, **changes) -> RARec:
+    return RARec(
+        llm[0], user_id_dim=E, item_id_dim=E, config=ModelConfig(prefix_length=2, **changes)
+    )
+
+
+def arguments(folder, **changes):
+    small = {"max_steps": 8, "per_device_train_batch_size": 16, "save_steps": 4}
+    return training_arguments(folder, **{**small, **changes})
+
+
+def hit_rate(model, data) -> float:
+    """Return how often the best item of a user is of the user's taste."""
+    users = encode(model, model.user, data.users)
+    items = encode(model, model.item, data.items)
+    best = (users @ items.T).argmax(axis=1)
+    return float(np.mean(best % 2 == data.samples.users % 2))
+
+
+@pytest.mark.parametrize("n_extra", [0, 3])
+def test_a_batch_knows_its_positives_and_negatives(llm, planted, n_extra):
+    samples = training_samples(planted.histories)
+    sampler = NegativeSampler(planted.histories, 40, alpha=0.5, seed=1)
+    data = make_data(llm, planted, sampler=sampler if n_extra else None, n_extra=n_extra)
+    rows = np.array([0, 500, 7, 8, 1000, 500])
+    batch = data.batch(rows, step=3)
+    items = np.unique(
+        np.concatenate(
+            [samples.targets[rows]]
+            + ([sampler.sample(samples.users[rows], 3, step=3).ravel()] if n_extra else [])
+        )
+    )
+    assert len(batch.items) == len(items)
+    np.testing.assert_array_equal(items[batch.positives], samples.targets[rows])
+    share = np.bincount(samples.targets, minlength=40)[items] / len(samples) * len(rows)
+    if n_extra:
+        share = share + len(rows) * n_extra * np.exp(sampler.log_probability(items))
+    np.testing.assert_allclose(batch.log_probability, np.log(share), rtol=1e-5)
+    for row, number in enumerate(rows):
+        seen = set(planted.histories[samples.users[number]].tolist())
+        for column, item in enumerate(items):
+            assert batch.negatives[row, column].item() == (item not in seen)
+    assert batch.same_user[1, 5]
+    assert batch.same_user[0, 2]
+    assert not batch.same_user[0, 1]
+    again = data.batch(rows, step=3)
+    torch.testing.assert_close(again.items.input_ids, batch.items.input_ids)
+
+
+def test_data_that_does_not_fit_is_refused(llm, planted):
+    data = make_data(llm, planted)
+    with pytest.raises(ValueError, match="expected 3 users"):
+        TrainingData(data.samples.take([0, 1, 2]), data.users, data.items)
+    with pytest.raises(ValueError, match="got none"):
+        TrainingData(data.samples.take(np.array([], int)), data.users, data.items)
+    with pytest.raises(ValueError, match="sampler"):
+        TrainingData(data.samples, data.users, data.items, n_extra=1)
+
+
+def test_batches_are_of_like_length_and_random():
+    lengths = np.random.default_rng(0).integers(1, 100, 1000)
+    sampler = LengthSampler(lengths, 32, seed=5)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert sorted(orders[0]) == list(range(1000))
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
+
+    def padding(order):
+        batches = [lengths[order[at : at + 32]] for at in range(0, 1000, 32)]
+        return 1 - lengths.sum() / sum(len(batch) * batch.max() for batch in batches)
+
+    assert padding(orders[0]) < 0.1
+    assert padding(np.random.default_rng(0).permutation(1000).tolist()) > 0.4
+
+
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(prediction="bpr")])
+def test_tastes_are_learnt(llm, planted, tmp_path, loss):
+    data = make_data(llm, planted)
+    model = make_model(llm)
+    report = train(model, data, arguments(tmp_path, max_steps=30, learning_rate=1e-2), loss)
+    assert report.steps == 30
+    assert report.samples == len(data)
+    assert report.trainable_parameters == model.n_trainable()
+    assert hit_rate(model, data) > 0.9
+
+
+def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
+    model = make_model(llm, prefix_rate=7.0)
+    trainer = RARecTrainer(model, arguments(tmp_path, learning_rate=1e-3), make_data(llm, planted))
+    trainer.create_optimizer()
+    rates = {
+        id(parameter): group["lr"]
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        expected = 7e-3 if name.endswith(".prefix") else 1e-3
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    assert len(rates) == sum(1 for _ in model.parameters())
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, accumulated):
+    sampler = NegativeSampler(planted.histories, 40, seed=1)
+    data = make_data(llm, planted, sampler=sampler, n_extra=2)
+    changes = {"gradient_accumulation_steps": accumulated}
+    whole = make_model(llm)
+    train(whole, data, arguments(tmp_path / "whole", **changes))
+
+    class StoppedError(Exception):
+        pass
+
+    part = make_model(llm)
+    ordinary = RARecTrainer.compute_loss
+
+    def interrupted(self, *args, **keywords):
+        if self.state.global_step == 5:
+            raise StoppedError
+        return ordinary(self, *args, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RARecTrainer, "compute_loss", interrupted)
+        with pytest.raises(StoppedError):
+            train(part, data, arguments(tmp_path / "part", **changes))
+    resumed = make_model(llm)
+    report = train(resumed, data, arguments(tmp_path / "part", **changes), resume=True)
+    assert report.steps == 8
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_batches_are_numbered_over_the_whole_training(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    numbers = []
+    ordinary = data.batch
+
+    def batch(rows, *, step):
+        numbers.append(step)
+        return ordinary(rows, step=step)
+
+    data.batch = batch  # type: ignore[method-assign]
+    train(make_model(llm), data, arguments(tmp_path, max_steps=3, gradient_accumulation_steps=2))
+    assert numbers == list(range(6))
+
+
+def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypatch):
+    backbone, tokenizer = llm
+    tokens = Prompts(tokenizer, planted.titles).items(range(40))
+    first = text_states(backbone, tokens, tmp_path)
+    ids, mask = tokens.batch([3, 8])
+    expected = backbone.text_states(ids, mask)
+    torch.testing.assert_close(first.rows([3, 8]), expected, rtol=2e-3, atol=2e-3)
+    assert first.rows([3]).dtype == torch.float32
+
+    def fail(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(type(backbone), "text_states", fail)
+    again = text_states(backbone, tokens, tmp_path)
+    np.testing.assert_array_equal(again.table, first.table)
+    other = Prompts(tokenizer, planted.titles).items(range(39))
+    with pytest.raises(AssertionError, match="computed again"):
+        text_states(backbone, other, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1  # and nothing half written
+
+
+def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path):
+    backbone, _ = llm
+    plain = make_data(llm, planted)
+    states = {
+        "user_text": states_module(backbone, plain.users.tokens, tmp_path / "states"),
+        "item_text": states_module(backbone, plain.items.tokens, tmp_path / "states"),
+    }
+    data = make_data(llm, planted, **states)
+    model = make_model(llm)
+    loss = LossConfig(alignment=1.0)
+    trainer = RARecTrainer(model, arguments(tmp_path), data, loss)
+    batch = data.batch(np.arange(0, 640, 10), step=0)
+    before = trainer._alignment(batch).item()
+    train(model, data, arguments(tmp_path / "run", max_steps=30, learning_rate=1e-2), loss)
+    assert trainer._alignment(batch).item() < before - 0.5
+    with pytest.raises(ValueError, match="text-only states"):
+        RARecTrainer(make_model(llm), arguments(tmp_path), plain, loss)
+
+
+def test_cold_items_are_no_part_of_the_alignment(llm, planted, tmp_path):
+    backbone, _ = llm
+    plain = make_data(llm, planted)
+    states = {
+        "user_text": states_module(backbone, plain.users.tokens, tmp_path / "states"),
+        "item_text": states_module(backbone, plain.items.tokens, tmp_path / "states"),
+    }
+    known = np.arange(40) % 5 > 0
+    data = make_data(llm, planted, **states)
+    assert data.items.id_vectors is not None
+    data.items.id_vectors[~known] = np.nan
+    data.items = dataclasses.replace(data.items, has_id=known)
+    model = make_model(llm)
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(alignment=1.0))
+    rows = torch.arange(0, 640, 10)
+    assert trainer.compute_loss(model, {"rows": rows}).isfinite()
+
+
+def test_too_few_samples_for_a_batch_are_refused(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    few = TrainingData(
+        data.samples.take(np.arange(5)),
+        Entities(
+            Prompts(llm[1], planted.titles).users(data.samples.take(np.arange(5)).prefixes(5)),
+            np.zeros((5, 1, E), np.float32),
+        ),
+        data.items,
+    )
+    with pytest.raises(ValueError, match="at least 16 samples"):
+        RARecTrainer(make_model(llm), arguments(tmp_path), few)
+
+
+def test_cold_users_and_warm_ones_train_together(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    known = np.arange(len(data)) % 3 > 0
+    data.users = dataclasses.replace(data.users, has_id=known)
+    batch = data.batch([0, 1, 2], step=0)
+    assert isinstance(batch.users, EntityBatch)
+    assert batch.users.has_id is not None
+    report = train(make_model(llm), data, arguments(tmp_path, max_steps=2))
+    assert np.isfinite(report.loss)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": "hinge"},
+        {"alignment": -1.0},
+        {"alignment_temperature": 0.0},
+        {"extra_negatives": -1},
+        {"alpha": -1.0},
+    ],
+)
+def test_bad_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        LossConfig(**changes)
