@@ -1,6 +1,7 @@
 """ID models: causal, padded, trained, stopped and resumed; and vectors brought along."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,7 +228,13 @@ def test_bad_arguments_are_refused():
         train_encoder(train, validation, 3, QUICK)
     with pytest.raises(ValueError, match="held_out"):
         train_encoder(train, validation, N, QUICK, held_out=np.zeros(3, bool))
-    for changes in ({"model": "bert"}, {"dim": 0}, {"dropout": 1.0}, {"negatives": -1}):
+    settings: list[dict[str, Any]] = [
+        {"model": "bert"},
+        {"dim": 0},
+        {"dropout": 1.0},
+        {"negatives": -1},
+    ]
+    for changes in settings:
         with pytest.raises(ValueError, match=next(iter(changes))):
             IDConfig(**changes)
     with pytest.raises(ValueError, match="n_heads"):

@@ -1,5 +1,7 @@
 """Texts of users and items, and their tokens."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ def tokenizer(tiny_llm):
 
 def text(prompts: Prompts, tokens: Tokens, row: int) -> str:
     ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
-    return prompts.tokenizer.decode(ids.tolist())
+    return str(prompts.tokenizer.decode(ids.tolist()))
 
 
 def test_users_show_their_newest_titles_first(tokenizer):
@@ -62,12 +64,13 @@ def test_whole_titles_go_first_the_oldest(tokenizer):
 
 
 def test_templates_are_checked():
-    for changes, message in (
+    settings: list[tuple[dict[str, Any], str]] = [
         ({"user": "hello"}, "titles"),
         ({"item": "hello"}, "title"),
         ({"n_titles": -1}, "n_titles"),
         ({"max_tokens": 2}, "max_tokens"),
-    ):
+    ]
+    for changes, message in settings:
         with pytest.raises(ValueError, match=message):
             PromptConfig(**changes)
 

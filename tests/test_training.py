@@ -38,7 +38,8 @@ def make_data(llm, planted, **options) -> TrainingData:
     generator = np.random.default_rng(0)
     taste = np.zeros((2, E), np.float32)
     taste[0, 0] = taste[1, 1] = 2.0
-    items = taste[np.arange(40) % 2] + 0.1 * generator.normal(size=(40, E)).astype(np.float32)
+    noise = (0.1 * generator.normal(size=(40, E))).astype(np.float32)
+    items = taste[np.arange(40) % 2] + noise
     return TrainingData(
         samples,
         Entities(prompts.users(samples.prefixes(5)), taste[samples.users % 2][:, None]),
@@ -139,10 +140,10 @@ def test_tastes_are_learnt(llm, planted, tmp_path, loss):
 def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
     model = make_model(llm, prefix_rate=7.0)
     trainer = RARecTrainer(model, arguments(tmp_path, learning_rate=1e-3), make_data(llm, planted))
-    trainer.create_optimizer()
+    optimizer = trainer.create_optimizer()
     rates = {
         id(parameter): group["lr"]
-        for group in trainer.optimizer.param_groups
+        for group in optimizer.param_groups
         for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():

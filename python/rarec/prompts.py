@@ -5,8 +5,9 @@ Axes: R rows (texts), B batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,11 +128,10 @@ class Prompts:
             [self.titles[item] for item in row] for row in histories.last(self.config.n_titles)
         )
 
-    def user_titles(self, histories: object) -> Tokens:
+    def user_titles(self, histories: Iterable[Sequence[str]]) -> Tokens:
         """Return the tokens of users whose histories are given as titles, oldest first."""
-        shown = [list(row)[-self.config.n_titles :] for row in histories]  # type: ignore[attr-defined]
-        if self.config.n_titles == 0:
-            shown = [[] for _ in shown]
+        n_titles = self.config.n_titles
+        shown = [list(row[-n_titles:]) if n_titles else [] for row in histories]
         texts = [self.user_text(titles) for titles in shown]
         tokens = self._encode(texts)
         for row, ids in enumerate(tokens):
@@ -148,20 +148,22 @@ class Prompts:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        return self.tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
+        encoded: Any = self.tokenizer(texts, add_special_tokens=True, verbose=False)
+        return encoded["input_ids"]
 
     def _ragged(self, rows: list[list[int]]) -> Tokens:
         rows = [self._cut(row) for row in rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         ids = np.fromiter((token for row in rows for token in row), np.int32, offsets[-1])
-        return Tokens(offsets, ids, int(self.tokenizer.pad_token_id or 0))
+        padding: Any = self.tokenizer.pad_token_id
+        return Tokens(offsets, ids, padding or 0)
 
     def _cut(self, row: list[int]) -> list[int]:
         limit = self.config.max_tokens
         if len(row) <= limit:
             return row
-        closing = self.tokenizer.sep_token_id
+        closing: Any = self.tokenizer.sep_token_id
         if closing is not None and row[-1] == closing:
             return [*row[: limit - 1], closing]
         return row[:limit]

@@ -26,7 +26,7 @@ from rarec.ids.gru4rec import GRU4Rec
 from rarec.ids.sasrec import SASRec
 from rarec.selection import NegativeSampler
 
-MODELS: dict[str, type[HistoryEncoder]] = {
+MODELS: dict[str, Callable[..., HistoryEncoder]] = {
     "comirec": ComiRec,
     "gru4rec": GRU4Rec,
     "sasrec": SASRec,
@@ -57,10 +57,10 @@ class IDConfig:
     dim: int = 64
     max_history: int = 50
     dropout: float = 0.3
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     batch_size: int = 128
     max_epochs: int = 200
-    patience: int = 8
+    patience: int = 10
     negatives: int = 0
     alpha: float = 0.75
     max_validation: int = 10_000

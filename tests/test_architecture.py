@@ -1,0 +1,133 @@
+"""The rules of the tree: who may import what, and nothing is unpickled. Reads the sources."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "rarec"
+# a module imports only what stands before it
+ORDER = [
+    "progress",
+    "artifacts",
+    "data",
+    "assets",
+    "selection",
+    "ids",
+    "prompts",
+    "ops",
+    "backbone",
+    "model",
+    "encoding",
+    "losses",
+    "training",
+    "index",
+    "evaluation",
+    "baselines",
+    "recommender",
+    "demo",
+    "cli",
+]
+OUTSIDE = {"_rust": {"selection", "index", "evaluation"}, "kernels": {"ops"}}
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "kernels" not in path.parts]
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of everything a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            module = node.module or ""
+            # `from rarec import ops` imports rarec.ops
+            names = [f"{module}.{n.name}" for n in node.names] if module == "rarec" else [module]
+            yield from ((node.lineno, name) for name in names)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
+    own = module_of(path)
+    if own == "__init__":
+        return
+    assert own in ORDER, f"{path}: give {own} its place in the order"
+    for line, name in imports(path):
+        if not name.startswith("rarec."):
+            continue
+        other = name.split(".")[1]
+        if other in OUTSIDE:
+            assert own in OUTSIDE[other], f"{path}:{line}: {own} must not import {other}"
+        elif other != own:
+            assert ORDER.index(other) < ORDER.index(own), f"{path}:{line}: {own} imports {other}"
+
+
+def test_every_module_of_the_order_is_there() -> None:
+    found = {module_of(path) for path in sources()} - {"__init__"}
+    assert found == set(ORDER)
+
+
+def test_kernels_know_nothing_of_rarec() -> None:
+    files = sorted((ROOT / "kernels").rglob("*.py"))
+    assert files
+    # a package of this name is published by others, and one found first would shadow it
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    for path in files:
+        for line, name in imports(path):
+            assert name.split(".")[0] in {
+                "__future__",
+                "torch",
+                "triton",
+                "typing",
+                "math",
+                "dataclasses",
+                "collections",
+                "functools",
+                "os",
+            }, f"{path}:{line}: {name}"
+
+
+def test_only_one_rust_file_knows_python() -> None:
+    knowing = {
+        path.name
+        for path in (ROOT / "rust").glob("*.rs")
+        if re.search(r"\b(pyo3|numpy)::", path.read_text(encoding="utf-8"))
+    }
+    assert knowing == {"python.rs"}
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for line, name in imports(path):
+            assert name.split(".")[0] not in {"pickle", "joblib", "dill"}, f"{path}:{line}"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr == "load":
+                assert not (isinstance(node.value, ast.Name) and node.value.id == "torch"), path
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant)
+                assert node.value.value is False, path
+
+
+def test_files_have_one_subject() -> None:
+    """About 400 lines is where a file becomes a folder."""
+    paths = [*sources(), *(ROOT / "kernels").rglob("*.py")]
+    long = {str(p): n for p in paths if (n := len(p.read_text().splitlines())) > 420}
+    assert not long
+
+
+def test_the_top_level_is_what_was_agreed() -> None:
+    for name in ("python", "rust", "kernels", "benches", "tests", "docs"):
+        assert (ROOT / name).is_dir(), name
+    for name in ("Cargo.toml", "pyproject.toml", "README.md", "LICENSE", "Makefile", ".ci/run"):
+        assert (ROOT / name).is_file(), name
+    assert (PACKAGE / "kernels" / "prefix_attention.py").is_file()
