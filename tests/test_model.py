@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from rarec.backbone import load_backbone
+from rarec.ids import GivenIDs
 from rarec.model import EntityBatch, ModelConfig, RARec
 from rarec.prompts import PromptConfig
 
@@ -141,6 +142,25 @@ def test_to_disk_and_back(backbone, tmp_path):
                 strict=True,
             ):
                 np.testing.assert_array_equal(before, after)
+
+
+def test_id_vectors_are_kept_inside_or_by_reference(backbone, tmp_path):
+    towers = model(backbone)
+    table = np.random.default_rng(0).normal(size=(9, ITEM_DIM)).astype(np.float32)
+    ids = GivenIDs(table, np.ones(9, bool))
+    towers.save_pretrained(tmp_path / "alone")
+    assert RARec.ids_of(tmp_path / "alone") is None
+    towers.save_pretrained(tmp_path / "inside", ids=ids)
+    ids.save(tmp_path / "elsewhere")
+    towers.save_pretrained(tmp_path / "beside", ids="../elsewhere")
+    for name in ("inside", "beside"):
+        found = RARec.ids_of(tmp_path / name)
+        assert found is not None
+        np.testing.assert_array_equal(found.item_vectors, table)
+        assert RARec.from_pretrained(tmp_path / name, backbone=backbone).user.id_dim == USER_DIM
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="elsewhere"):
+        RARec.ids_of(tmp_path / "beside")
 
 
 def test_folders_of_something_else_are_refused(backbone, tmp_path):

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from rarec.artifacts import read_config, write_config, write_folder
 from rarec.backbone import Backbone, load_backbone
+from rarec.ids import IDEmbeddings, load_ids
 from rarec.prompts import PromptConfig
 
 FORMAT = "rarec.model/1"
@@ -250,21 +251,42 @@ class RARec(nn.Module):
             "prompts": asdict(self.prompts),
         }
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, ids: IDEmbeddings | str | None = None
+    ) -> None:
         """Write what was trained as a folder: config.json, adapter.safetensors.
 
         The language model is kept by name (and revision), so the folder holds a few MB.
+
+        Args:
+            folder: New, empty, or a model that is replaced.
+            ids: The ID embeddings, to be kept inside as `ids/`; or where they are, a path from
+                the folder.
         """
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         with write_folder(folder) as temporary:
             save_file(tensors, temporary / "adapter.safetensors")
-            write_config(temporary, FORMAT, self.description())
+            place = ids
+            if ids is not None and not isinstance(ids, str):
+                place = "ids"
+                ids.save(temporary / place)
+            write_config(temporary, FORMAT, {**self.description(), "ids": place})
 
     @staticmethod
     def language_model_of(folder: str | os.PathLike[str]) -> tuple[str, str | None, str]:
         """Return name, revision and pooling of the language model that a folder needs."""
         stored = read_config(folder, FORMAT)
         return stored["llm"], stored["llm_revision"], stored["pooling"]
+
+    @staticmethod
+    def ids_of(folder: str | os.PathLike[str]) -> IDEmbeddings | None:
+        """Return the ID embeddings kept with a model or referred to by it; None without any.
+
+        Raises:
+            ValueError: If the folder holds no model, or they are not where it says.
+        """
+        place = read_config(folder, FORMAT)["ids"]
+        return None if place is None else load_ids(Path(folder) / place)
 
     @classmethod
     def from_pretrained(

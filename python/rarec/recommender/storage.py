@@ -57,7 +57,8 @@ def write_part(recommender: Recommender, part: str) -> None:
     elif part == "baseline" and recommender.baseline is not None:
         recommender.baseline.save(target)
     elif part in recommender.models:
-        recommender.models[part].model.save_pretrained(target)
+        model = recommender.models[part].model
+        model.save_pretrained(target, ids="../ids" if model.model_config.use_ids else None)
     elif part == "index" and recommender.index is not None:
         recommender.index.save(target)
     _write_config(recommender)
