@@ -111,6 +111,8 @@ def test_nothing_is_unpickled() -> None:
         for line, name in imports(path):
             assert name.split(".")[0] not in {"pickle", "joblib", "dill"}, f"{path}:{line}"
         for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "torch":
+                assert "load" not in {name.name for name in node.names}, path
             if isinstance(node, ast.Attribute) and node.attr == "load":
                 assert not (isinstance(node.value, ast.Name) and node.value.id == "torch"), path
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":

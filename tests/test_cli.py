@@ -160,6 +160,23 @@ def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
     assert "expected titles" in err
 
 
+def test_a_step_that_is_stopped_says_how_it_goes_on(rarec, tmp_path, monkeypatch):
+    from rarec.recommender import Recommender
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recommender, "load", stopped)
+    code, _, err = rarec("evaluate", tmp_path)
+    assert code == 130
+    assert err == "stopped; the same command goes on from here\n"
+
+
+def test_wrong_usage_is_told_from_bad_input(rarec):
+    assert rarec("evaluate")[0] == 2
+    assert rarec("fly")[0] == 2
+
+
 def test_help_is_quick_and_says_what_comes_first():
     shown = subprocess.run(
         [

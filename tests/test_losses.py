@@ -77,6 +77,12 @@ def test_shapes_that_do_not_fit_are_refused(batch, loss):
         loss(scores, positives, negatives[:, :-1])
 
 
+def test_a_log_probability_per_row_is_refused(batch):
+    scores, positives, negatives = batch
+    with pytest.raises(ValueError, match=r"expected log_probability \[7\], got \[5, 1\]"):
+        sampled_softmax_loss(scores, positives, negatives, torch.zeros(B, 1))
+
+
 def test_alignment_is_info_nce_in_each_layer():
     generator = torch.Generator().manual_seed(0)
     soft = torch.randn(B, 2, 4, generator=generator, dtype=torch.float64)
@@ -104,3 +110,5 @@ def test_perfect_alignment_costs_little():
     assert alignment_loss(states, states.roll(1, 0), same, temperature=0.05).item() > 10
     with pytest.raises(ValueError, match=r"expected \[B, L, H\] twice"):
         alignment_loss(states, states[:, :2], same)
+    with pytest.raises(ValueError, match=r"expected same \[5, 5\], got \[1, 5\]"):
+        alignment_loss(states, states, same[:1])

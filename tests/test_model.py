@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
-from rarec.backbone import load_backbone
+from rarec.backbone import Backbone, load_backbone
 from rarec.ids import GivenIDs
 from rarec.model import EntityBatch, ModelConfig, RARec
 from rarec.prompts import PromptConfig
@@ -46,10 +47,10 @@ def test_representations_have_one_row_per_entity(backbone):
 
 
 def test_dot_product_keeps_lengths_and_its_temperature_fixed(backbone):
-    towers = model(backbone, similarity="dot", temperature=1.0)
+    towers = model(backbone, similarity="dot", temperature=2.0)
     users, items = towers(entities(4, USER_DIM), entities(3, ITEM_DIM))
     assert not torch.allclose(users.norm(dim=1), torch.ones(4))
-    torch.testing.assert_close(towers.scores(users, items), users @ items.T)
+    torch.testing.assert_close(towers.scores(users, items), users @ items.T / 2)
     assert not towers.log_temperature.requires_grad
 
 
@@ -65,10 +66,11 @@ def test_the_id_vector_matters_and_can_be_left_out(backbone):
     assert not hasattr(text.user, "projector")
 
 
-@pytest.mark.parametrize("known", [[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+@pytest.mark.parametrize("known", [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
 def test_cold_entities_are_read_with_the_layer_prefix_alone(backbone, known):
     towers = model(backbone)
     batch = entities(4, USER_DIM)
+    assert batch.id_vectors is not None
     has_id = torch.tensor(known, dtype=torch.bool)
     together = towers.encode(towers.user, dataclasses.replace(batch, has_id=has_id))
     warm = towers.encode(towers.user, batch)
@@ -76,8 +78,7 @@ def test_cold_entities_are_read_with_the_layer_prefix_alone(backbone, known):
     expected = torch.where(has_id[:, None], warm, cold)
     torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-6)
     # what stands in the row of a cold entity must not matter, not even NaN
-    if batch.id_vectors is not None:
-        batch.id_vectors[~has_id] = torch.nan
+    batch.id_vectors[~has_id] = torch.nan
     again = towers.encode(towers.user, dataclasses.replace(batch, has_id=has_id))
     torch.testing.assert_close(again, together)
 
@@ -142,6 +143,16 @@ def test_to_disk_and_back(backbone, tmp_path):
                 strict=True,
             ):
                 np.testing.assert_array_equal(before, after)
+
+
+def test_a_backbone_that_does_not_fit_is_refused(backbone, tmp_path):
+    model(backbone).save_pretrained(tmp_path / "model")
+    pooled = Backbone(backbone.model, pooling="first")
+    with pytest.raises(ValueError, match="expected a backbone with mean pooling, got first"):
+        RARec.from_pretrained(tmp_path / "model", backbone=pooled)
+    narrow = BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    with pytest.raises(ValueError, match=r"adapter\.safetensors"):
+        RARec.from_pretrained(tmp_path / "model", backbone=Backbone(BertModel(narrow)))
 
 
 def test_id_vectors_are_kept_inside_or_by_reference(backbone, tmp_path):

@@ -73,6 +73,7 @@ def test_protocol_says_how_the_numbers_were_made(run, planted):
     assert protocol["configs"]["rarec"]["model"]["similarity"] == "cosine"
     assert set(protocol["versions"]) >= {"python", "rarec", "torch", "transformers"}
     assert protocol["cases"] == 120
+    assert 0 <= protocol["id_model_memory"]["tuning_hr@10"] <= 1
 
 
 def test_a_loaded_run_gives_the_same_answers(run):

@@ -138,7 +138,7 @@ def test_buckets_of_spread_values_are_about_equal() -> None:
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3])
 def test_a_selection_keeps_its_budget_and_its_rule(fraction: float, diversify: bool) -> None:
     histories = planted()
-    config = SelectionConfig(fraction=fraction, diversify=diversify)
+    config = SelectionConfig(fraction=fraction, diversify=diversify, denoise=True)
     samples, report = select(histories, titles_of(40), config)
     everything = training_samples(histories)
     assert report.n_samples == len(everything)
@@ -168,7 +168,8 @@ def test_a_diverse_selection_is_more_even_than_chance() -> None:
 
 
 def test_few_survivors_are_all_taken_and_the_report_says_so() -> None:
-    samples, report = select(HISTORIES, TITLES, SelectionConfig(fraction=0.8))
+    config = SelectionConfig(fraction=0.8, denoise=True)
+    samples, report = select(HISTORIES, TITLES, config)
     assert (report.budget, report.n_denoised, report.n_selected) == (4, 3, 3)
     assert samples.targets.tolist() == [1, 0, 1]
     assert "fewer survived than the budget allows" in report.summary()

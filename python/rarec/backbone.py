@@ -57,8 +57,12 @@ def _attention(
         rarec["capture"].append((module, key, value))
         if rarec["stop"]:
             raise _Captured
-    prefix = rarec.get("prefixes", {}).get(id(module))
-    prefix_key, prefix_value = prefix or (key[:1, :, :0], value[:1, :, :0])
+    prefix_key, prefix_value = key[:1, :, :0], value[:1, :, :0]
+    if prefixes := rarec.get("prefixes"):
+        if id(module) not in prefixes:
+            # a copy of the model, as data parallelism makes them: text alone would look right
+            raise RuntimeError(f"{type(module).__name__} is none of the layers that take a prefix")
+        prefix_key, prefix_value = prefixes[id(module)]
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))
     output = prefix_attention(
@@ -159,6 +163,10 @@ class Backbone:
     ) -> Tensor:
         """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
 
+        Padding may stand on either side. Rotary models then read a text as if it stood alone;
+        models with learned positions read left padding as they do without rarec, each padding
+        token taking a position.
+
         Args:
             input_ids: `[B, T]` int64.
             attention_mask: `[B, T]` 1 for text, 0 for padding.
@@ -175,11 +183,15 @@ class Backbone:
             for number, layer in enumerate(self.layers)
             if parts
         }
+        keywords: dict[str, Any] = _without_cache(self.model)
+        if prefixes and any(layer.rotation is not None for layer in self.layers):
+            # the prefix stands at 0: counting left padding would move the text away from it
+            keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             rarec={"prefixes": prefixes},
-            **_without_cache(self.model),
+            **keywords,
         )
         return output.last_hidden_state
 

@@ -48,6 +48,11 @@ def sampled_softmax_loss(
     """
     _check(scores, positives, negatives)
     if log_probability is not None:
+        if log_probability.shape != scores.shape[1:]:
+            raise ValueError(
+                f"expected log_probability {list(scores.shape[1:])}, "
+                f"got {list(log_probability.shape)}"
+            )
         scores = scores - log_probability
     kept = negatives.scatter(1, positives[:, None], True)
     return F.cross_entropy(scores.masked_fill(~kept, -torch.inf), positives)
@@ -69,6 +74,8 @@ def alignment_loss(soft: Tensor, text: Tensor, same: Tensor, *, temperature: flo
     """
     if soft.shape != text.shape or soft.ndim != 3:
         raise ValueError(f"expected [B, L, H] twice, got {list(soft.shape)}, {list(text.shape)}")
+    if same.shape != (len(soft), len(soft)):
+        raise ValueError(f"expected same {[len(soft), len(soft)]}, got {list(same.shape)}")
     soft = F.normalize(soft.float(), dim=-1).transpose(0, 1)
     text = F.normalize(text.float(), dim=-1).transpose(0, 1)
     logits = soft @ text.transpose(1, 2) / temperature  # [L, B, B]

@@ -305,6 +305,11 @@ class RARec(nn.Module):
         if backbone is None:
             name, revision, pooling = cls.language_model_of(folder)
             backbone, _ = load_backbone(name, revision=revision, pooling=pooling)
+        if backbone.pooling != stored["pooling"]:
+            raise ValueError(
+                f"{folder}: expected a backbone with {stored['pooling']} pooling, "
+                f"got {backbone.pooling}"
+            )
         model = cls(
             backbone,
             user_id_dim=stored["user_id_dim"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +33,33 @@ errors = Console(stderr=True)
 
 
 def main() -> None:
-    """Run the command line; exit with 1 and one line where the input is at fault."""
+    """Run the command line."""
     # imported here: registers the commands
     from rarec.cli import commands
 
     del commands
-    try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from here")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        errors.print(f"[red]error:[/red] {escape(' '.join(lines))}", soft_wrap=True)
-        sys.exit(1)
+    app()
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that makes a function a command whose failures are one line."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*arguments: Any, **options: Any) -> None:
+            try:
+                function(*arguments, **options)
+            except KeyboardInterrupt:
+                errors.print("stopped; the same command goes on from here")
+                raise typer.Exit(130) from None
+            except (ValueError, OSError) as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                errors.print(f"[red]error:[/red] {escape(' '.join(lines))}", soft_wrap=True)
+                raise typer.Exit(1) from error
+
+        return app.command(name)(run)
+
+    return register
 
 
 def say(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarec.cli.application import app, output, quiet_libraries, say, write_json
+from rarec.cli.application import command, output, quiet_libraries, say, write_json
 from rarec.cli.tables import (
     facts_table,
     models_table,
@@ -30,7 +30,7 @@ Json = Annotated[
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 
 
-@app.command()
+@command()
 def demo(
     run: Annotated[Path, typer.Option("--output", help="The run folder.")] = Path("runs/demo"),
     user: Annotated[str, typer.Option(help="Whom to recommend to at the end.")] = "42",
@@ -55,7 +55,7 @@ def demo(
     write_json(results, json_file)
 
 
-@app.command()
+@command()
 def prepare(
     interactions: Annotated[
         str,
@@ -137,7 +137,7 @@ def prepare(
     write_json({**facts, "report": report, "data_hash": dataset.content_hash}, json_file)
 
 
-@app.command("fit-ids")
+@command("fit-ids")
 def fit_ids(
     run: Run,
     model: Annotated[str, typer.Option(help="gru4rec, sasrec or comirec.")] = "gru4rec",
@@ -147,11 +147,11 @@ def fit_ids(
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 4e-3,
     batch_size: Annotated[int, typer.Option(help="Windows per step.")] = 128,
     max_epochs: Annotated[int, typer.Option(help="Most passes over the histories.")] = 200,
-    patience: Annotated[int, typer.Option(help="Epochs without a better NDCG@10.")] = 10,
+    patience: Annotated[int, typer.Option(help="Epochs without a better NDCG@10.")] = 15,
     negatives: Annotated[int, typer.Option(help="Sampled softmax; 0: over all items.")] = 0,
     interests: Annotated[int, typer.Option(help="Vectors per user, of comirec.")] = 4,
     fraction: Annotated[float, typer.Option(help="Share of samples to tune on later.")] = 0.1,
-    denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = True,
+    denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = False,
     diversify: Annotated[bool, typer.Option(help="Spread over kinds of samples.")] = True,
     language: Annotated[str, typer.Option(help="Whose stop words are ignored.")] = "english",
     hold_out: Annotated[bool, typer.Option(help="Keep them out of the ID model's loss.")] = True,
@@ -217,7 +217,7 @@ def fit_ids(
     write_json(facts, json_file)
 
 
-@app.command()
+@command()
 def align(
     run: Run,
     llm: Annotated[
@@ -270,7 +270,7 @@ def align(
     write_json(facts, json_file)
 
 
-@app.command()
+@command()
 def evaluate(
     run: Run,
     part: Annotated[str, typer.Option(help="test or validation.")] = "test",
@@ -290,7 +290,7 @@ def evaluate(
     write_json(results, json_file)
 
 
-@app.command()
+@command()
 def recommend(
     run: Run,
     user: Annotated[str | None, typer.Option(help="Id of a user of the dataset.")] = None,

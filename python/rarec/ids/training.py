@@ -60,7 +60,7 @@ class IDConfig:
     learning_rate: float = 4e-3
     batch_size: int = 128
     max_epochs: int = 200
-    patience: int = 10
+    patience: int = 15
     negatives: int = 0
     alpha: float = 0.75
     max_validation: int = 10_000

@@ -9,9 +9,11 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
 from rarec.data import Cases
-from rarec.evaluation import Ranks, compare, protocol, summarise, write_results
+from rarec.evaluation import Ranks, compare, per_user, protocol, summarise, write_results
 
 if TYPE_CHECKING:
     from rarec.recommender.recommender import Recommender
@@ -117,9 +119,33 @@ def _protocol(recommender: Recommender, part: str, cases: Cases) -> dict[str, An
             "data": description,
             "split_counts": dict(recommender.split.description),
             "selection": None if selection is None else selection[1].summary(),
+            "id_model_memory": memory_of_ids(recommender),
             "configs": recommender.configs(),
         },
     )
+
+
+def memory_of_ids(recommender: Recommender, *, most: int = 2000) -> dict[str, float] | None:
+    """Return HR@10 of the ID model on the tuning samples and on validation; None without samples.
+
+    Far better on the first: it knows them by heart, and a language model tuned on them becomes a
+    copy of it (DESIGN.md section 1.9).
+
+    Args:
+        recommender: What has been fitted.
+        most: Tuning samples that are ranked at most, evenly chosen.
+    """
+    samples, ids = recommender.samples, recommender.ids
+    if samples is None or ids is None or len(samples) == 0:
+        return None
+    samples = samples.take(np.unique(np.linspace(0, len(samples) - 1, most).astype(np.int64)))
+    longest = int(samples.lengths.max())
+    tuning = Cases(samples.users, samples.targets, samples.prefixes(max(longest, 1)))
+    parts = {"tuning_hr@10": tuning, "validation_hr@10": recommender.split.validation}
+    return {
+        name: float(per_user(id_scores(ids, cases).ranks(cases))["hr@10"].mean())
+        for name, cases in parts.items()
+    }
 
 
 def peak_memory_mb() -> float:

@@ -76,10 +76,14 @@ class AlignConfig:
         return "rarec" if self.model.use_ids else "text"
 
     def without_ids(self) -> AlignConfig:
-        """Return the same recipe for text alone: no ID vectors, and so no alignment with them."""
+        """Return the same recipe for text alone: no ID vectors, and so no alignment with them.
+
+        The layer prefixes, now all there is to train, learn three times as fast: tuned for this
+        rival on the validation part of MovieLens-100K.
+        """
         return replace(
             self,
-            model=replace(self.model, use_ids=False),
+            model=replace(self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate),
             loss=replace(self.loss, alignment=0.0),
         )
 

@@ -91,9 +91,7 @@ class Recommender:
                 with the strongest ID model.
         """
         config = config or IDConfig()
-        if hold_out and self.samples is None:
-            self.select()
-        held_out = held_out_mask(self.samples) if hold_out and self.samples is not None else None
+        held_out = held_out_mask(self._chosen_samples()) if hold_out else None
         self.seeds["ids"] = config.seed
         self.ids, report = self._train_ids(config, held_out, "id_held_out" if hold_out else "id")
         self._write("ids")
@@ -124,13 +122,12 @@ class Recommender:
         if self.ids is None:
             raise ValueError("expected ID embeddings first: call fit_ids or use_ids")
         self.dataset.require_titles()
-        if self.samples is None:
-            self.select()
+        samples = self._chosen_samples()
         backbone, tokenizer = self.language_model(config.llm, config.llm_revision, config.pooling)
         checkpoints = self.folder / "checkpoints" / config.name if self.folder else None
         aligned, report = align(
             self.dataset,
-            self.samples,  # type: ignore[arg-type]
+            samples,
             self.ids,
             backbone,
             tokenizer,
@@ -276,6 +273,12 @@ class Recommender:
         if key not in self._language_models:
             self._language_models[key] = load_backbone(name, revision=revision, pooling=pooling)
         return self._language_models[key]
+
+    def _chosen_samples(self) -> Samples:
+        if self.samples is None:
+            self.select()
+        assert self.samples is not None
+        return self.samples
 
     def _write(self, part: str) -> None:
         if self.folder is not None:

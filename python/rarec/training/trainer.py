@@ -71,7 +71,7 @@ def training_arguments(output: str | os.PathLike[str], **changes: Any) -> Traini
         **changes: Any argument of `transformers.TrainingArguments`.
     """
     defaults: dict[str, Any] = {
-        "max_steps": 150,
+        "max_steps": 120,
         "per_device_train_batch_size": 64,
         "learning_rate": 3e-3,
         "lr_scheduler_type": "cosine",
@@ -239,7 +239,12 @@ def train(
     trainer = RARecTrainer(model, args, data, loss, callbacks)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
+    finally:
+        for callback in callbacks:
+            if isinstance(callback, RichProgress):
+                callback.close()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainingReport(
         steps=trainer.state.global_step,
@@ -277,6 +282,10 @@ class RichProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Leave the full bar on the screen."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also after a training that was stopped."""
         self._stack.close()
 
 
