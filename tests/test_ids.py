@@ -121,6 +121,15 @@ def test_validation_ndcg_equals_a_plain_ranking():
     assert validation_ndcg(model, cases, block=7) == pytest.approx(np.mean(expected), abs=1e-6)
 
 
+def test_a_training_that_diverged_is_not_the_best():
+    model = encoder("gru4rec")
+    _, validation = planted_split()
+    with torch.no_grad():
+        model.item_embedding.weight[:] = torch.nan
+    with pytest.raises(ValueError, match="diverged"):
+        validation_ndcg(model, validation)
+
+
 def test_each_event_but_the_first_is_a_target_once():
     generator = np.random.default_rng(0)
     lengths = [0, 1, 2, 5, 6, 7, 13, 30]
@@ -156,6 +165,26 @@ def test_held_out_targets_are_not_in_the_loss():
     assert report.samples == 149 * 9
     # the events stay in the histories: they are still read as inputs
     assert (only_first[0] != N).sum() == 9
+
+
+def test_another_held_out_target_gives_the_same_weights():
+    """The newest event is a target alone, never an input: held out, it must not matter."""
+    train, validation = planted_split()
+    newest = train.offsets[1:5] - 1
+    mask = np.zeros(len(train.items), dtype=bool)
+    mask[newest] = True
+    items = train.items.copy()
+    items[newest] = (items[newest] + 7) % N
+    changed = Histories(train.offsets, items)
+    # the cases keep the true histories: only what is trained on differs
+    config = dataclasses.replace(QUICK, max_epochs=2)
+    weights = [
+        train_encoder(histories, validation, N, config, held_out=held_out)[0].item_vectors
+        for held_out in (mask, None)
+        for histories in (train, changed)
+    ]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    assert not torch.equal(weights[2], weights[3])
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_it(monkeypatch):
@@ -202,6 +231,10 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(tmp_path, negatives):
 
     with pytest.raises(ValueError, match=r"another training \(different: config\)"):
         train_encoder(train, validation, N, dataclasses.replace(config, seed=9), checkpoint=file)
+    mask = np.zeros(len(train.items), dtype=bool)
+    mask[5] = True
+    with pytest.raises(ValueError, match=r"another training \(different: data\)"):
+        train_encoder(train, validation, N, config, held_out=mask, checkpoint=file)
     file.write_bytes(b"something else")
     with pytest.raises(ValueError, match="expected a checkpoint"):
         train_encoder(train, validation, N, config, checkpoint=file)

@@ -63,6 +63,15 @@ def test_whole_titles_go_first_the_oldest(tokenizer):
         assert text(long, cut, 0).endswith("red [SEP]")
 
 
+def test_a_text_that_is_cut_keeps_its_closing_token(tiny_llm):
+    tokenizer = AutoTokenizer.from_pretrained(
+        tiny_llm, cls_token=None, sep_token=None, eos_token="[SEP]"
+    )
+    prompts = Prompts(tokenizer, ["red " * 20], PromptConfig(max_tokens=8))
+    assert prompts.tokenizer.sep_token_id is None
+    assert text(prompts, prompts.items([0]), 0) == "[CLS] red red red red red red [SEP]"
+
+
 def test_templates_are_checked():
     settings: list[tuple[dict[str, Any], str]] = [
         ({"user": "hello"}, "titles"),

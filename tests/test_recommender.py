@@ -168,6 +168,25 @@ def test_steps_out_of_order_and_bad_questions_say_so(planted, tiny_llm, run):
         fitted.use_ids(GivenIDs(np.zeros((3, 2), np.float32), np.ones(3, bool)))
 
 
+def test_what_is_out_of_date_is_removed_and_said(planted, tiny_llm, tmp_path, caplog):
+    folder = tmp_path / "run"
+    recommender = Recommender(planted, folder=folder)
+    recommender.select(SELECTION)
+    recommender.fit_ids(replace(IDS, max_epochs=1))
+    recommender.align(small(tiny_llm, max_steps=2))
+    recommender.select(SELECTION)  # the same samples: nothing changes
+    assert (folder / "rarec").is_dir()
+    recommender.fit_ids(replace(IDS, max_epochs=1, seed=3), baseline=False)
+    assert "out of date: baseline, rarec, index" in caplog.text
+    assert not any((folder / part).exists() for part in ("baseline", "rarec", "index"))
+    assert recommender.models == {}
+    with pytest.raises(ValueError, match="call align"):
+        Recommender.load(folder).recommend("u001")
+    recommender.select(replace(SELECTION, seed=4))
+    assert recommender.ids is None
+    assert not (folder / "ids").exists()
+
+
 def test_without_titles_alignment_is_refused(planted, tiny_llm):
     bare = replace(planted, titles=[""] * planted.n_items)
     recommender = Recommender(bare)

@@ -1,6 +1,8 @@
 """Batches, the order of samples, text states, and the trainer."""
 
 import dataclasses
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,27 @@ def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, accumulate
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_runs_no_code(llm, planted, tmp_path, name):
+    data = make_data(llm, planted)
+    train(make_model(llm), data, arguments(tmp_path / "run"))
+    trace = tmp_path / "trace"
+    torch.save(Touch(trace), tmp_path / "run" / "checkpoint-8" / name)
+    with pytest.raises(pickle.UnpicklingError):
+        train(make_model(llm), data, arguments(tmp_path / "run", max_steps=9), resume=True)
+    assert not trace.exists()
+
+
+class Touch:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 def test_batches_are_numbered_over_the_whole_training(llm, planted, tmp_path):
     data = make_data(llm, planted)
     numbers = []
@@ -201,7 +224,8 @@ def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypa
     tokens = Prompts(tokenizer, planted.titles).items(range(40))
     first = text_states(backbone, tokens, tmp_path)
     ids, mask = tokens.batch([3, 8])
-    expected = backbone.text_states(ids, mask)
+    # the loss reads directions, so they are all that is kept
+    expected = torch.nn.functional.normalize(backbone.text_states(ids, mask), dim=-1)
     torch.testing.assert_close(first.rows([3, 8]), expected, rtol=2e-3, atol=2e-3)
     assert first.rows([3]).dtype == torch.float32
 
@@ -215,6 +239,16 @@ def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypa
     with pytest.raises(AssertionError, match="computed again"):
         text_states(backbone, other, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # and nothing half written
+
+
+def test_states_past_the_range_of_float16_are_kept(llm, planted, tmp_path, monkeypatch):
+    backbone, tokenizer = llm
+    tokens = Prompts(tokenizer, planted.titles).items(range(4))
+    plain = text_states(backbone, tokens, tmp_path / "plain").rows(range(4))
+    ordinary = type(backbone).text_states
+    monkeypatch.setattr(type(backbone), "text_states", lambda *inputs: 1e6 * ordinary(*inputs))
+    large = text_states(backbone, tokens, tmp_path / "large").rows(range(4))
+    torch.testing.assert_close(large, plain, rtol=1e-3, atol=1e-3)
 
 
 def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path):

@@ -163,7 +163,7 @@ class Prompts:
         limit = self.config.max_tokens
         if len(row) <= limit:
             return row
-        closing: Any = self.tokenizer.sep_token_id
-        if closing is not None and row[-1] == closing:
-            return [*row[: limit - 1], closing]
+        # a closing token ([SEP], </s>) stays: a model that pools the last token reads it
+        if row[-1] in self.tokenizer.all_special_ids:
+            return [*row[: limit - 1], row[-1]]
         return row[:limit]

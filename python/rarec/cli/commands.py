@@ -170,6 +170,7 @@ def fit_ids(
     The samples the language model will be tuned on are left out of the ID model's loss: aligned
     on what the ID model already knows by heart, the language model becomes a copy of it.
     """
+    quiet_libraries()
     from rarec.ids import IDConfig
     from rarec.recommender import Recommender
     from rarec.selection import SelectionConfig

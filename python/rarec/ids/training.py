@@ -6,6 +6,7 @@ E width, N items, C cases.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -153,7 +154,7 @@ def train_encoder(
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     loss_of = _sampled_loss(train, n_items, config) if config.negatives else _full_loss
     progress = Progress()
-    identity = {"config": asdict(config), "samples": windows.n_targets, "n_items": n_items}
+    identity = {"config": asdict(config), "n_items": n_items, "data": windows.digest()}
     if checkpoint is not None and Path(checkpoint).exists():
         progress = read_checkpoint(checkpoint, identity, model, optimizer)
 
@@ -194,6 +195,12 @@ def validation_ndcg(model: HistoryEncoder, cases: Cases, *, block: int = 256) ->
         scores = (users @ model.item_vectors.T).amax(dim=1)
         target = torch.from_numpy(part.targets.astype(np.int64)).to(device)[:, None]
         reached = scores.gather(1, target)
+        # nothing is above NaN: a training that diverged would get the best rank
+        if not reached.isfinite().all():
+            raise ValueError(
+                "expected finite scores, got NaN or infinity: "
+                "the training diverged, a lower learning_rate helps"
+            )
         rows = torch.from_numpy(part.histories.rows).to(device)
         seen = torch.from_numpy(part.histories.items.astype(np.int64)).to(device)
         scores[rows, seen] = -torch.inf
@@ -239,10 +246,19 @@ class _Windows:
         self.n_held_out = int(held_out.sum() - held_out[firsts].sum())
         self.n_targets = len(train.items) - len(firsts) - self.n_held_out
         if self.n_targets < 1:
-            raise ValueError("expected a user with two training events or more, got none")
+            raise ValueError(
+                "expected a user with two training events or more, not all held out, got none"
+            )
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def digest(self) -> str:
+        """Return a hash of the events and of which of them are held out."""
+        digest = hashlib.sha256()
+        for array in (self.items.offsets, self.items.items, self.held_out.items):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """Return inputs `[B, T]`, targets `[B, T]` and which targets count `[B, T]`."""

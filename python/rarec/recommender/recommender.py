@@ -5,6 +5,7 @@ Axes: C cases, N items, H hidden size.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from rarec.recommender.comparison import evaluate
 from rarec.recommender.configs import AlignConfig, SplitConfig
 from rarec.selection import Samples, SelectionConfig, SelectionReport, held_out_mask, select
 from rarec.training import TrainingReport
+
+_log = logging.getLogger(__name__)
 
 
 class Recommender:
@@ -70,10 +73,16 @@ class Recommender:
             self.save(folder)
 
     def select(self, config: SelectionConfig | None = None) -> SelectionReport:
-        """Return how the tuning samples were chosen; they are kept in `samples`."""
+        """Return how the tuning samples were chosen; they are kept in `samples`.
+
+        If they are others than before, what was fitted with those is removed.
+        """
         config = config or SelectionConfig()
-        self.samples, report = select(self.split.train, self.dataset.titles, config)
-        self.selection = (config, report)
+        samples, report = select(self.split.train, self.dataset.titles, config)
+        before = self.samples
+        if before is not None and not np.array_equal(before.positions, samples.positions):
+            self._forget("ids", *storage.MODELS, "index")
+        self.samples, self.selection = samples, (config, report)
         self.seeds["selection"] = config.seed
         self._write("samples")
         return report
@@ -82,6 +91,8 @@ class Recommender:
         self, config: IDConfig | None = None, *, hold_out: bool = True, baseline: bool = True
     ) -> IDReport:
         """Return how the ID model was trained; it is kept in `ids`.
+
+        Models aligned with other ID embeddings are removed.
 
         Args:
             config: The ID model.
@@ -93,21 +104,20 @@ class Recommender:
         config = config or IDConfig()
         held_out = held_out_mask(self._chosen_samples()) if hold_out else None
         self.seeds["ids"] = config.seed
-        self.ids, report = self._train_ids(config, held_out, "id_held_out" if hold_out else "id")
-        self._write("ids")
+        ids, report = self._train_ids(config, held_out, "id_held_out" if hold_out else "id")
+        self._replace_ids(ids)
         if hold_out and baseline:
             self.baseline, _ = self._train_ids(config, None, "id")
             self._write("baseline")
         return report
 
     def use_ids(self, ids: IDEmbeddings) -> None:
-        """Take ID embeddings that were made elsewhere."""
+        """Take ID embeddings that were made elsewhere; models aligned with others are removed."""
         if len(ids.item_vectors) != self.dataset.n_items:
             raise ValueError(
                 f"expected vectors of {self.dataset.n_items} items, got {len(ids.item_vectors)}"
             )
-        self.ids, self.baseline = ids, None
-        self._write("ids")
+        self._replace_ids(ids)
 
     def align(self, config: AlignConfig | None = None) -> TrainingReport:
         """Return what the tuning of a language model did; the model is kept in `models`.
@@ -279,6 +289,20 @@ class Recommender:
             self.select()
         assert self.samples is not None
         return self.samples
+
+    def _replace_ids(self, ids: IDEmbeddings) -> None:
+        self._forget("baseline", *storage.MODELS, "index")
+        self.ids = ids
+        self._write("ids")
+
+    def _forget(self, *parts: str) -> None:
+        """Remove parts that were made with something that is being replaced, and say so."""
+        gone = [part for part in parts if storage.has_part(self, part)]
+        for part in gone:
+            storage.remove_part(self, part)
+            self._item_vectors.pop(part, None)
+        if gone:
+            _log.warning("removed, being out of date: %s", ", ".join(gone))
 
     def _write(self, part: str) -> None:
         if self.folder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,28 @@ def write_part(recommender: Recommender, part: str) -> None:
     elif part == "index" and recommender.index is not None:
         recommender.index.save(target)
     _write_config(recommender)
+
+
+def has_part(recommender: Recommender, part: str) -> bool:
+    """Return whether a part has been made, in memory or in the folder."""
+    folder = recommender.folder
+    return (
+        part in recommender.models
+        or (part not in MODELS and getattr(recommender, part) is not None)
+        or (folder is not None and (folder / part).is_dir())
+    )
+
+
+def remove_part(recommender: Recommender, part: str) -> None:
+    """Remove a part from memory, and from the folder."""
+    if part in MODELS:
+        recommender.models.pop(part, None)
+        recommender.facts.pop(part, None)
+    else:
+        setattr(recommender, part, None)
+    if recommender.folder is not None:
+        shutil.rmtree(recommender.folder / part, ignore_errors=True)
+        _write_config(recommender)
 
 
 def read_start(folder: str | os.PathLike[str]) -> tuple[Dataset, SplitConfig]:

@@ -1,5 +1,8 @@
 """Text-only states of texts (`g` of the alignment loss): computed once, kept in a file.
 
+The alignment loss reads cosines, so each state is kept as a vector of length one: float16 holds
+it whatever the model, while the states of large models can pass its largest number.
+
 Axes: R rows (texts), L layers, H hidden size.
 """
 
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from rarec.backbone import Backbone
 from rarec.encoding import length_batches
@@ -21,10 +25,10 @@ from rarec.prompts import Tokens
 
 
 class TextStates:
-    """Pooled states entering each layer, read from disk as they are needed.
+    """Directions of the pooled states entering each layer, read from disk as they are needed.
 
     Args:
-        table: `[R, L, H]` float16, usually mapped from a file.
+        table: `[R, L, H]` float16, each `[r, l]` of length one; usually mapped from a file.
     """
 
     def __init__(self, table: NDArray[np.float16]) -> None:
@@ -65,7 +69,8 @@ def text_states(
         try:
             for rows in length_batches(tokens.lengths, batch_tokens):
                 ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
-                table[rows] = backbone.text_states(ids, mask).half().cpu().numpy()
+                states = F.normalize(backbone.text_states(ids, mask).float(), dim=-1)
+                table[rows] = states.half().cpu().numpy()
                 if on_rows is not None:
                     on_rows(len(rows))
             table.flush()
@@ -76,7 +81,7 @@ def text_states(
 
 
 def _hash(backbone: Backbone, tokens: Tokens) -> str:
-    digest = hashlib.sha256(backbone.pooling.encode())
+    digest = hashlib.sha256(f"directions {backbone.pooling}".encode())
     for name, weight in backbone.model.state_dict().items():
         digest.update(name.encode())
         # a few sums tell one model from another; hashing gigabytes of weights would not be quick
