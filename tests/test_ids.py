@@ -150,8 +150,27 @@ def test_each_event_but_the_first_is_a_target_once():
     )
 
 
-def test_held_out_targets_are_not_in_the_loss():
-    """A user whose targets are all held out leaves no trace, whatever the targets are."""
+def test_what_a_held_out_target_is_does_not_matter():
+    """Each user's newest event is a target alone, never an input: held out, it leaves no trace."""
+    train, validation = planted_split()
+    newest = train.offsets[1:] - 1
+    changed = train.items.copy()
+    changed[newest] = (changed[newest] + 7) % N
+    other = Histories(train.offsets, changed)
+    mask = np.zeros(len(train.items), dtype=bool)
+    mask[newest] = True
+    config = dataclasses.replace(QUICK, max_epochs=2)
+
+    def trained(histories, held_out):
+        return train_encoder(histories, validation, N, config, held_out=held_out)[0].state_dict()
+
+    for name, tensor in trained(train, mask).items():
+        torch.testing.assert_close(trained(other, mask)[name], tensor, rtol=0, atol=0)
+    in_the_loss = trained(train, None)["item_embedding.weight"]
+    assert not torch.equal(trained(other, None)["item_embedding.weight"], in_the_loss)
+
+
+def test_held_out_targets_are_not_counted():
     train, validation = planted_split()
     samples = training_samples(train)
     mask = np.zeros(len(train.items), dtype=bool)
@@ -266,6 +285,10 @@ def test_bad_arguments_are_refused():
         {"dim": 0},
         {"dropout": 1.0},
         {"negatives": -1},
+        {"learning_rate": 0.0},
+        {"alpha": -1.0},
+        {"max_validation": 0},
+        {"options": {"n_interests": 2}},
     ]
     for changes in settings:
         with pytest.raises(ValueError, match=next(iter(changes))):
@@ -345,6 +368,8 @@ def test_vectors_are_read_in_the_order_wanted(tmp_path):
         found, known = read_vectors(tmp_path / name, tmp_path / "ids.txt", ["007", "7", "a"])
         assert known.tolist() == [True, False, True]
         assert found.tolist() == [[2, 3], [0, 0], [0, 1]]
+    (tmp_path / "ids.txt").write_text("a\n007\nc\n", encoding="utf-8-sig")
+    assert read_vectors(tmp_path / "v.npy", tmp_path / "ids.txt", ["a"])[1].tolist() == [True]
 
 
 def test_bad_vectors_are_refused_with_their_place(tmp_path):

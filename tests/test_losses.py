@@ -108,6 +108,9 @@ def test_perfect_alignment_costs_little():
     same = torch.eye(B, dtype=torch.bool)
     assert alignment_loss(states, states, same, temperature=0.05).item() < 1e-6
     assert alignment_loss(states, states.roll(1, 0), same, temperature=0.05).item() > 10
+    nobody = alignment_loss(states[:0].requires_grad_(), states[:0], same[:0, :0])
+    assert nobody.item() == 0
+    nobody.backward()
     with pytest.raises(ValueError, match=r"expected \[B, L, H\] twice"):
         alignment_loss(states, states[:, :2], same)
     with pytest.raises(ValueError, match=r"expected same \[5, 5\], got \[1, 5\]"):

@@ -72,6 +72,13 @@ def test_a_text_that_is_cut_keeps_its_closing_token(tiny_llm):
     assert text(prompts, prompts.items([0]), 0) == "[CLS] red red red red red red [SEP]"
 
 
+def test_a_long_title_is_cut_not_lost_to_an_untitled_one(tokenizer):
+    prompts = Prompts(tokenizer, ["red " * 20, ""], PromptConfig(max_tokens=8))
+    tokens = prompts.users(Histories.from_lists([[0, 1], [0]]))
+    assert text(prompts, tokens, 0) == text(prompts, tokens, 1)
+    assert text(prompts, tokens, 0).startswith("[CLS] a user liked")
+
+
 def test_templates_are_checked():
     settings: list[tuple[dict[str, Any], str]] = [
         ({"user": "hello"}, "titles"),

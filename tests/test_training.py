@@ -32,11 +32,12 @@ def llm(tiny_llm):
     return load_backbone(str(tiny_llm), device="cpu")
 
 
-def make_data(llm, planted, **options) -> TrainingData:
+def make_data(llm, planted, n_samples=None, **options) -> TrainingData:
     """Return training data whose ID vectors tell the tastes apart."""
     _, tokenizer = llm
     prompts = Prompts(tokenizer, planted.titles)
     samples = training_samples(planted.histories)
+    samples = samples.take(np.arange(len(samples))[:n_samples])
     generator = np.random.default_rng(0)
     taste = np.zeros((2, E), np.float32)
     taste[0, 0] = taste[1, 1] = 2.0
@@ -128,6 +129,20 @@ def test_batches_are_of_like_length_and_random():
     assert padding(np.random.default_rng(0).permutation(1000).tolist()) > 0.4
 
 
+@pytest.mark.parametrize("n_samples", [7, 64, 100, 1000])
+def test_no_sample_is_left_out_of_every_epoch(n_samples):
+    """The loader drops a short batch: it must not be the longest texts each time."""
+    sampler = LengthSampler(np.arange(n_samples), 32, seed=5)
+    dropped = []
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(n_samples))
+        dropped.append(set(order[n_samples // 32 * 32 :]))
+    if n_samples >= 32:
+        assert not set.intersection(*dropped)
+
+
 @pytest.mark.parametrize("loss", [LossConfig(), LossConfig(prediction="bpr")])
 def test_tastes_are_learnt(llm, planted, tmp_path, loss):
     data = make_data(llm, planted)
@@ -155,9 +170,12 @@ def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, accumulated):
+# 53 samples: an epoch has three batches, so the training is stopped in a later one
+@pytest.mark.parametrize("n_samples", [1080, 53])
+def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, n_samples, accumulated):
     sampler = NegativeSampler(planted.histories, 40, seed=1)
-    data = make_data(llm, planted, sampler=sampler, n_extra=2)
+    data = make_data(llm, planted, n_samples=n_samples, sampler=sampler, n_extra=2)
+    assert len(data) == n_samples
     changes = {"gradient_accumulation_steps": accumulated}
     whole = make_model(llm)
     train(whole, data, arguments(tmp_path / "whole", **changes))
@@ -217,6 +235,41 @@ def test_batches_are_numbered_over_the_whole_training(llm, planted, tmp_path):
     data.batch = batch  # type: ignore[method-assign]
     train(make_model(llm), data, arguments(tmp_path, max_steps=3, gradient_accumulation_steps=2))
     assert numbers == list(range(6))
+
+
+def test_every_epoch_has_its_own_batches_and_numbers(llm, planted, tmp_path):
+    data = make_data(llm, planted, n_samples=53)
+    seen, numbers = [], []
+    ordinary = data.batch
+
+    def batch(rows, *, step):
+        seen.append(rows.tolist())
+        numbers.append(step)
+        return ordinary(rows, step=step)
+
+    data.batch = batch  # type: ignore[method-assign]
+    train(make_model(llm), data, arguments(tmp_path, max_steps=6, gradient_accumulation_steps=2))
+    # three batches an epoch: the second step of each has one batch alone
+    assert numbers == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    epochs = [[row for rows in seen[at : at + 3] for row in rows] for at in (0, 3, 6)]
+    assert all(len(set(epoch)) == 48 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_resumed_training_unpickles_no_code(llm, planted, tmp_path, monkeypatch):
+    data = make_data(llm, planted)
+    train(make_model(llm), data, arguments(tmp_path, max_steps=4))
+    safe = []
+    ordinary = torch.load
+
+    def load(*args, **keywords):
+        safe.append(keywords.get("weights_only"))
+        return ordinary(*args, **keywords)
+
+    monkeypatch.setattr(torch, "load", load)
+    train(make_model(llm), data, arguments(tmp_path, max_steps=5), resume=True)
+    assert safe
+    assert all(safe)
 
 
 def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypatch):
@@ -285,6 +338,8 @@ def test_cold_items_are_no_part_of_the_alignment(llm, planted, tmp_path):
     model = make_model(llm)
     trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(alignment=1.0))
     rows = torch.arange(0, 640, 10)
+    assert trainer.compute_loss(model, {"rows": rows}).isfinite()
+    data.users = dataclasses.replace(data.users, has_id=np.zeros(len(data), bool))
     assert trainer.compute_loss(model, {"rows": rows}).isfinite()
 
 

@@ -16,8 +16,6 @@ from rarec.evaluation import Ranks, per_user, rank_targets
 from rarec.ids import IDEmbeddings
 
 FUSION_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
-# below any real score: what cannot be scored ties at the bottom
-_BOTTOM = np.float32(-1e6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +58,15 @@ def id_scores(ids: IDEmbeddings, cases: Cases, *, cold_at_bottom: bool = True) -
         return ScoreVectors(queries, items)
     if known.all():
         return ScoreVectors(queries, items)
-    flag = np.where(known, np.float32(0), _BOTTOM)[:, None]
+    # below any real score, by the inequality of Cauchy and Schwarz
+    bottom = -1 - 2 * _longest(queries) * _longest(items)
+    flag = np.where(known, 0, bottom).astype(np.float32)[:, None]
     ones = np.ones((*queries.shape[:2], 1), np.float32)
     return ScoreVectors(np.concatenate([queries, ones], 2), np.concatenate([items, flag], 1))
+
+
+def _longest(vectors: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(vectors, axis=-1).max(initial=0.0))
 
 
 def fused_scores(first: ScoreVectors, second: ScoreVectors, weight: float) -> ScoreVectors:

@@ -15,6 +15,8 @@ from rarec.ids import IDConfig
 from rarec.recommender import AlignConfig, Recommender
 
 FOLDER = "runs/demo"
+# the limit keeps the two trainings within a few minutes; neither is better after it
+IDS = IDConfig(max_epochs=60)
 # a few steps of everything: shows that an installation works, and says nothing about quality
 QUICK_IDS = IDConfig(max_epochs=2)
 QUICK_TRAINING = {"max_steps": 4, "save_steps": 2}
@@ -63,7 +65,7 @@ def run_demo(
 
     say("3. ID model: once with those samples held out (for the language model), once on all")
     if recommender.ids is None or recommender.baseline is None:
-        recommender.fit_ids(QUICK_IDS if quick else None)
+        recommender.fit_ids(QUICK_IDS if quick else IDS)
     else:
         say("   there already")
 

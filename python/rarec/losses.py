@@ -70,12 +70,14 @@ def alignment_loss(soft: Tensor, text: Tensor, same: Tensor, *, temperature: flo
         temperature: Divides the cosines.
 
     Returns:
-        Scalar.
+        Scalar; 0 where there is no row, as in a batch of cold entities.
     """
     if soft.shape != text.shape or soft.ndim != 3:
         raise ValueError(f"expected [B, L, H] twice, got {list(soft.shape)}, {list(text.shape)}")
     if same.shape != (len(soft), len(soft)):
         raise ValueError(f"expected same {[len(soft), len(soft)]}, got {list(same.shape)}")
+    if len(soft) == 0:
+        return soft.float().sum()
     soft = F.normalize(soft.float(), dim=-1).transpose(0, 1)
     text = F.normalize(text.float(), dim=-1).transpose(0, 1)
     logits = soft @ text.transpose(1, 2) / temperature  # [L, B, B]

@@ -131,7 +131,9 @@ class Prompts:
     def user_titles(self, histories: Iterable[Sequence[str]]) -> Tokens:
         """Return the tokens of users whose histories are given as titles, oldest first."""
         n_titles = self.config.n_titles
-        shown = [list(row[-n_titles:]) if n_titles else [] for row in histories]
+        newest = (row[-n_titles:] if n_titles else () for row in histories)
+        # without the empty ones, or the last title left below could be none
+        shown = [[title for title in row if title] for row in newest]
         texts = [self.user_text(titles) for titles in shown]
         tokens = self._encode(texts)
         for row, ids in enumerate(tokens):

@@ -280,6 +280,7 @@ def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # some editors put a mark before the first id
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text, one id a line ({error})") from error

@@ -10,7 +10,8 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,25 @@ class IDConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise ValueError(f"expected model to be one of {sorted(MODELS)}, got {self.model!r}")
-        for name in ("dim", "max_history", "batch_size", "max_epochs", "patience"):
+        counts = ("dim", "max_history", "batch_size", "max_epochs", "patience", "max_validation")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
+        if not self.alpha >= 0:
+            raise ValueError(f"expected alpha >= 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"expected 0 <= dropout < 1, got {self.dropout}")
         if self.negatives < 0:
             raise ValueError(f"expected negatives >= 0, got {self.negatives}")
+        accepted = set(signature(MODELS[self.model]).parameters) - {"n_items"}
+        accepted -= {field.name for field in fields(self)}
+        if unknown := set(self.options) - accepted:
+            raise ValueError(
+                f"expected options of {self.model} to be among {sorted(accepted)}, "
+                f"got {sorted(unknown)}"
+            )
 
     def build(self, n_items: int) -> HistoryEncoder:
         """Return a fresh model for a catalogue of `n_items`."""

@@ -176,17 +176,13 @@ class LengthSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
-        batches: list[NDArray[np.int64]] = []
+        # the short batch is set aside before the sorting: it may be dropped, and must not always
+        # be the longest texts; it comes last, or the loader would cut all that follow anew
+        n_batches = len(order) // self.batch_size
+        order, short = np.split(order, [n_batches * self.batch_size])
         for start in range(0, len(order), self.pool * self.batch_size):
             pool = order[start : start + self.pool * self.batch_size]
-            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches += [
-                pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)
-            ]
-        # a short batch must come last, or the loader would cut all that follow anew
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        for number in generator.permutation(len(full)):
-            yield from full[number].tolist()
-        for batch in short:
-            yield from batch.tolist()
+            pool[:] = pool[np.argsort(self.lengths[pool], kind="stable")]
+        batches = order.reshape(n_batches, self.batch_size)
+        yield from batches[generator.permutation(n_batches)].ravel().tolist()
+        yield from short.tolist()

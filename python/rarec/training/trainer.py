@@ -116,7 +116,7 @@ class RARecTrainer(Trainer):
                 f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
             )
         self.data = data
-        self._n_batches = 0
+        self._last_batch = (-1, 0)
         super().__init__(
             model=model,
             args=args,
@@ -173,10 +173,12 @@ class RARecTrainer(Trainer):
 
     def _next_batch(self) -> int:
         """Return the number of this batch, counted over the whole training, resumed or not."""
-        accumulated = self.args.gradient_accumulation_steps
-        number = self.state.global_step * accumulated + self._n_batches % accumulated
-        self._n_batches += 1
-        return number
+        step, number = self.state.global_step, 0
+        # an epoch can end amid a step, so a plain count would part from that of a resumed run
+        if step == self._last_batch[0]:
+            number = self._last_batch[1] + 1
+        self._last_batch = (step, number)
+        return step * self.args.gradient_accumulation_steps + number
 
     def _alignment(self, batch: TrainingBatch) -> Tensor:
         towers = self._towers
