@@ -150,26 +150,6 @@ def test_each_event_but_the_first_is_a_target_once():
     )
 
 
-def test_what_a_held_out_target_is_does_not_matter():
-    """Each user's newest event is a target alone, never an input: held out, it leaves no trace."""
-    train, validation = planted_split()
-    newest = train.offsets[1:] - 1
-    changed = train.items.copy()
-    changed[newest] = (changed[newest] + 7) % N
-    other = Histories(train.offsets, changed)
-    mask = np.zeros(len(train.items), dtype=bool)
-    mask[newest] = True
-    config = dataclasses.replace(QUICK, max_epochs=2)
-
-    def trained(histories, held_out):
-        return train_encoder(histories, validation, N, config, held_out=held_out)[0].state_dict()
-
-    for name, tensor in trained(train, mask).items():
-        torch.testing.assert_close(trained(other, mask)[name], tensor, rtol=0, atol=0)
-    in_the_loss = trained(train, None)["item_embedding.weight"]
-    assert not torch.equal(trained(other, None)["item_embedding.weight"], in_the_loss)
-
-
 def test_held_out_targets_are_not_counted():
     train, validation = planted_split()
     samples = training_samples(train)

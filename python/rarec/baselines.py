@@ -15,7 +15,25 @@ from rarec.data import Cases, Histories
 from rarec.evaluation import Ranks, per_user, rank_targets
 from rarec.ids import IDEmbeddings
 
-FUSION_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+FUSION_WEIGHTS = (
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    5.0,
+    7.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    50.0,
+)
 
 
 @dataclass(frozen=True, eq=False)
