@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock pyproject.toml
+RUST := $(wildcard rust/*.rs rust/python/*.rs) Cargo.toml Cargo.lock pyproject.toml
 # what `make demo` passes on, such as DEMO="--fresh"
 DEMO ?=
 # which benchmark `make bench` runs, such as ONLY=ops; empty for all
@@ -81,7 +81,7 @@ test: check test-rust test-python test-kernels test-wheel
 	@echo "all checks and tests passed"
 
 bench: dev
-	$(ONE_THREAD) $(BIN)/python -m pytest benches --benchmark-only -o python_files="bench_$(if $(ONLY),$(ONLY),*).py"
+	$(ONE_THREAD) $(BIN)/python -m pytest benches --benchmark-only -o python_files="bench_$(ONLY)*.py"
 
 wheel: $(VENV)/made
 	rm -rf dist

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::Error;
+use crate::threads::Workers;
 
 /// Return the words of each title as a CSR table: offsets `[N + 1]`, and word numbers, sorted and
 /// without repetition inside a title.
@@ -132,22 +132,23 @@ impl Samples<'_> {
 ///
 /// # Errors
 /// If lengths differ, a range does not lie in the items, or an item has no title.
-pub fn overlaps(words: &Titles, samples: &Samples, pool: &ThreadPool) -> Result<Vec<i32>, Error> {
+pub fn overlaps(words: &Titles, samples: &Samples, workers: &Workers) -> Result<Vec<i32>, Error> {
     samples.check(words.n_titles())?;
     let mut order: Vec<usize> = (0..samples.targets.len()).collect();
     order.sort_unstable_by_key(|&row| (samples.starts[row], samples.ends[row]));
     let groups: Vec<&[usize]> = order
         .chunk_by(|&a, &b| samples.starts[a] == samples.starts[b])
         .collect();
-    let counts: Vec<Vec<i32>> = pool.install(|| {
-        let groups = groups.par_iter().with_min_len(16);
-        groups
-            .map_init(
-                || Marks::new(words.n_words),
-                |marks, group| count_group(words, samples, group, marks),
-            )
-            .collect()
-    });
+    let groups = groups.par_iter().with_min_len(16);
+    let counts: Vec<Vec<i32>> = groups
+        .map_init(
+            || Marks::new(words.n_words),
+            |marks, group| {
+                workers.go_on()?;
+                Ok(count_group(words, samples, group, marks))
+            },
+        )
+        .collect::<Result<_, Error>>()?;
     let mut overlaps = vec![0; order.len()];
     for (&row, count) in order.iter().zip(counts.into_iter().flatten()) {
         overlaps[row] = count;
@@ -207,7 +208,7 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::threads::pool;
+    use crate::threads::on;
 
     #[test]
     fn words_are_numbered_by_first_occurrence_sorted_and_unique() {
@@ -243,7 +244,7 @@ mod tests {
             targets: &[2, 1, 0, 2, 1, 0],
         };
         for threads in [1, 2] {
-            let counts = overlaps(&words, &samples, &pool(Some(threads)).unwrap()).unwrap();
+            let counts = on(threads, |workers| overlaps(&words, &samples, workers)).unwrap();
             assert_eq!(counts, [1, 1, 0, 0, 1, 1]);
         }
     }
@@ -265,7 +266,6 @@ mod tests {
         assert!(Titles::new(&[0, 2, 1], &[0]).is_err());
         assert!(Titles::new(&[0, 1], &[-1]).is_err());
         let words = Titles::new(&[0, 1], &[0]).unwrap();
-        let pool = pool(Some(1)).unwrap();
         let run = |items: &[i32], starts: &[i64], ends: &[i64], targets: &[i32]| {
             let samples = Samples {
                 items,
@@ -273,7 +273,7 @@ mod tests {
                 ends,
                 targets,
             };
-            overlaps(&words, &samples, &pool)
+            on(1, |workers| overlaps(&words, &samples, workers))
         };
         assert!(run(&[0], &[0], &[1], &[0]).is_ok());
         assert!(run(&[1], &[0], &[1], &[0]).is_err());

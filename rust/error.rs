@@ -41,6 +41,9 @@ pub enum Error {
     /// A user without any item that could be drawn.
     #[error("expected an item that user {user} has not seen, got none of {n_items}")]
     NothingLeft { user: i32, n_items: usize },
+    /// The job was told to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Any other value that cannot be worked with.
     #[error("expected {expected}, got {got}")]
     Value { expected: String, got: String },

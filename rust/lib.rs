@@ -10,4 +10,5 @@ mod python;
 pub mod random;
 pub mod sampling;
 pub mod scoring;
+pub mod simd;
 pub mod threads;

@@ -1,12 +1,12 @@
 //! Random choices: items a user has not seen, and a subset spread over buckets.
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::alias::Alias;
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::random::Random;
+use crate::threads::Workers;
 
 /// Draws that may hit a seen item before the unseen ones are listed and drawn from directly.
 const MAX_TRIES: usize = 64;
@@ -38,7 +38,7 @@ pub fn sample_negatives(
     users: &[i32],
     alias: Option<Alias>,
     draw: Draw,
-    pool: &ThreadPool,
+    workers: &Workers,
 ) -> Result<Vec<i32>, Error> {
     if let Some(alias) = alias {
         Error::check_length("alias table", draw.n_items, alias.n_items())?;
@@ -56,21 +56,20 @@ pub fn sample_negatives(
     if draw.n == 0 {
         return Ok(drawn);
     }
-    pool.install(|| {
-        drawn
-            .par_chunks_mut(draw.n)
-            .with_min_len(MIN_ROWS)
-            .enumerate()
-            .try_for_each(|(row, out)| {
-                let random = Random::new(
-                    draw.seed,
-                    draw.step,
-                    draw.first_row.wrapping_add(row as u64),
-                );
-                fill_row(out, rows[row], alias, draw.n_items, random)
-                    .ok_or_else(|| nothing_left(users[row], draw))
-            })
-    })?;
+    drawn
+        .par_chunks_mut(draw.n)
+        .with_min_len(MIN_ROWS)
+        .enumerate()
+        .try_for_each(|(row, out)| {
+            workers.go_on()?;
+            let random = Random::new(
+                draw.seed,
+                draw.step,
+                draw.first_row.wrapping_add(row as u64),
+            );
+            fill_row(out, rows[row], alias, draw.n_items, random)
+                .ok_or_else(|| nothing_left(users[row], draw))
+        })?;
     Ok(drawn)
 }
 
@@ -213,7 +212,7 @@ fn shares(counts: &[usize], budget: usize, random: &mut Random) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::alias::alias_table;
-    use crate::threads::pool;
+    use crate::threads::on;
 
     const DRAW: Draw = Draw {
         n: 3000,
@@ -235,7 +234,10 @@ mod tests {
     fn draws_are_even_over_the_unseen_items_and_the_same_for_any_threads() {
         let seen = Histories::new(&[0, 2, 2], &[1, 4], 6).unwrap();
         let draw = |threads| {
-            sample_negatives(&seen, &[0, 1], None, DRAW, &pool(Some(threads)).unwrap()).unwrap()
+            on(threads, |workers| {
+                sample_negatives(&seen, &[0, 1], None, DRAW, workers)
+            })
+            .unwrap()
         };
         let drawn = draw(1);
         assert_eq!(drawn, draw(2));
@@ -251,15 +253,24 @@ mod tests {
     #[test]
     fn parts_of_a_batch_drawn_apart_are_the_batch() {
         let seen = Histories::new(&[0, 2, 2], &[1, 4], 6).unwrap();
-        let pool = pool(Some(1)).unwrap();
-        let whole = sample_negatives(&seen, &[0, 1], None, DRAW, &pool).unwrap();
+        let whole = on(1, |workers| {
+            sample_negatives(&seen, &[0, 1], None, DRAW, workers)
+        })
+        .unwrap();
         let part = Draw {
             first_row: 1,
             ..DRAW
         };
         assert_eq!(
             whole[3000..],
-            sample_negatives(&seen, &[1], None, part, &pool).unwrap()
+            on(1, |workers| sample_negatives(
+                &seen,
+                &[1],
+                None,
+                part,
+                workers
+            ))
+            .unwrap()
         );
     }
 
@@ -274,9 +285,11 @@ mod tests {
         let (keep, other) = alias_table(&weights).unwrap();
         let alias = Alias::new(&keep, &other).unwrap();
         let draw = Draw { n_items, ..DRAW };
-        let pool = pool(Some(1)).unwrap();
         for (alias, share) in [(None, 0.5), (Some(alias), 0.75)] {
-            let drawn = sample_negatives(&seen, &[0], alias, draw, &pool).unwrap();
+            let drawn = on(1, |workers| {
+                sample_negatives(&seen, &[0], alias, draw, workers)
+            })
+            .unwrap();
             let counts = counts(&drawn, n_items);
             assert_eq!(counts[n_items - 2] + counts[n_items - 1], 3000.0);
             assert!((counts[n_items - 1] / 3000.0 - share).abs() < 0.035);
@@ -287,8 +300,10 @@ mod tests {
     fn a_user_with_nothing_left_is_named() {
         let seen = Histories::new(&[0, 0, 2], &[0, 1], 2).unwrap();
         let draw = Draw { n_items: 2, ..DRAW };
-        let pool = pool(Some(1)).unwrap();
-        let error = sample_negatives(&seen, &[0, 1], None, draw, &pool).unwrap_err();
+        let error = on(1, |workers| {
+            sample_negatives(&seen, &[0, 1], None, draw, workers)
+        })
+        .unwrap_err();
         assert_eq!(
             error,
             Error::NothingLeft {
@@ -301,7 +316,10 @@ mod tests {
         let seen = Histories::new(&[0, 2], &[0, 1], 3).unwrap();
         let alias = Some(Alias::new(&keep, &other).unwrap());
         let draw = Draw { n_items: 3, ..DRAW };
-        let error = sample_negatives(&seen, &[0], alias, draw, &pool).unwrap_err();
+        let error = on(1, |workers| {
+            sample_negatives(&seen, &[0], alias, draw, workers)
+        })
+        .unwrap_err();
         assert_eq!(
             error,
             Error::NothingLeft {

@@ -3,12 +3,12 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::panels::Catalogue;
+use crate::threads::Workers;
 
 /// Item number of a place for which no item was left.
 pub const NO_ITEM: i32 = -1;
@@ -45,7 +45,7 @@ pub fn top_k(
     catalogue: &Catalogue,
     seen: &Histories,
     k: usize,
-    pool: &ThreadPool,
+    workers: &Workers,
 ) -> Result<(Vec<i32>, Vec<f32>), Error> {
     if k == 0 {
         return Err(Error::value("k >= 1", &k));
@@ -54,11 +54,14 @@ pub fn top_k(
     let seen = seen.rows()?;
     let mut numbers = vec![NO_ITEM; seen.len() * k];
     let mut scores = vec![f32::NEG_INFINITY; seen.len() * k];
-    let tasks = Tasks::new(catalogue, pool);
-    pool.install(|| {
+    let tasks = Tasks::new(catalogue, workers);
+    {
         let places = numbers.par_chunks_mut(tasks.n_queries * k);
         let places = places.zip(scores.par_chunks_mut(tasks.n_queries * k));
         places.enumerate().for_each(|(index, (numbers, scores))| {
+            if workers.go_on().is_err() {
+                return;
+            }
             let queries = tasks.queries(index);
             let parts: Vec<_> = tasks
                 .items
@@ -74,7 +77,8 @@ pub fn top_k(
                 }
             }
         });
-    });
+    }
+    workers.go_on()?;
     Ok((numbers, scores))
 }
 
@@ -87,8 +91,8 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn new(catalogue: &Catalogue, pool: &ThreadPool) -> Self {
-        let threads = pool.current_num_threads();
+    fn new(catalogue: &Catalogue, workers: &Workers) -> Self {
+        let threads = workers.count();
         let (total, n_items) = (catalogue.n_queries(), catalogue.n_items());
         let n_queries = total
             .div_ceil(threads)
@@ -208,7 +212,7 @@ pub fn ranks(
     catalogue: &Catalogue,
     targets: &[i32],
     seen: &Histories,
-    pool: &ThreadPool,
+    workers: &Workers,
 ) -> Result<Ranks, Error> {
     let n_items = catalogue.n_items();
     Error::check_length("targets", catalogue.n_queries(), targets.len())?;
@@ -217,9 +221,9 @@ pub fn ranks(
         Error::check_index("targets", row, n_items, target)?;
     }
     let seen = seen.rows()?;
-    let tasks = Tasks::new(catalogue, pool);
+    let tasks = Tasks::new(catalogue, workers);
     let n_tasks = targets.len().div_ceil(tasks.n_queries);
-    let counts: Vec<Vec<Count>> = pool.install(|| {
+    let counts: Vec<Vec<Count>> = {
         let counts = (0..n_tasks).into_par_iter().map(|index| {
             let queries = tasks.queries(index);
             let parts = tasks
@@ -232,7 +236,7 @@ pub fn ranks(
             )
         });
         counts.collect()
-    });
+    };
     let mut ranks = Ranks::default();
     for ((count, seen), target) in counts.into_iter().flatten().zip(seen).zip(targets) {
         ranks.greater.push(count.greater);
@@ -300,7 +304,7 @@ fn left_out(seen: &[i32], target: i32, items: Range<usize>) -> impl Iterator<Ite
 mod tests {
     use super::*;
     use crate::random::Random;
-    use crate::threads::pool;
+    use crate::threads::on;
 
     fn random_vectors(n: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed, 0, 0);
@@ -352,9 +356,12 @@ mod tests {
                 .collect();
             let catalogue = Catalogue::new(&queries, &items, n_vectors, dim).unwrap();
             for threads in [1, 2, 5] {
-                let pool = pool(Some(threads)).unwrap();
-                let (numbers, scores) = top_k(&catalogue, &seen, k, &pool).unwrap();
-                let ranks = ranks(&catalogue, &targets, &seen, &pool).unwrap();
+                let (numbers, scores) =
+                    on(threads, |workers| top_k(&catalogue, &seen, k, workers)).unwrap();
+                let ranks = on(threads, |workers| {
+                    ranks(&catalogue, &targets, &seen, workers)
+                })
+                .unwrap();
                 for query in 0..n_queries {
                     let seen = seen.row(query).unwrap();
                     let vectors = &queries[query * size..][..size];
@@ -388,11 +395,10 @@ mod tests {
     fn equal_scores_are_listed_by_number_and_counted_as_equal() {
         let catalogue = Catalogue::new(&[1.0], &[0.5; 40], 1, 1).unwrap();
         let seen = Histories::new(&[0, 1], &[2], 40).unwrap();
-        let pool = pool(Some(2)).unwrap();
-        let (numbers, scores) = top_k(&catalogue, &seen, 4, &pool).unwrap();
+        let (numbers, scores) = on(1, |workers| top_k(&catalogue, &seen, 4, workers)).unwrap();
         assert_eq!(numbers, [0, 1, 3, 4]);
         assert_eq!(scores, [0.5; 4]);
-        let ranks = ranks(&catalogue, &[7], &seen, &pool).unwrap();
+        let ranks = on(1, |workers| ranks(&catalogue, &[7], &seen, workers)).unwrap();
         assert_eq!(
             (ranks.greater[0], ranks.equal[0], ranks.candidates[0]),
             (0, 38, 38)
@@ -403,7 +409,7 @@ mod tests {
     fn a_catalogue_without_items_leaves_every_place_empty() {
         let catalogue = Catalogue::new(&[1.0, 2.0], &[], 1, 2).unwrap();
         let seen = Histories::new(&[0, 0], &[], 0).unwrap();
-        let (numbers, scores) = top_k(&catalogue, &seen, 2, &pool(Some(2)).unwrap()).unwrap();
+        let (numbers, scores) = on(2, |workers| top_k(&catalogue, &seen, 2, workers)).unwrap();
         assert_eq!(numbers, [NO_ITEM; 2]);
         assert_eq!(scores, [f32::NEG_INFINITY; 2]);
     }
@@ -433,13 +439,12 @@ mod tests {
         ));
         let catalogue = Catalogue::new(&[1.0], &[0.5; 4], 1, 1).unwrap();
         let seen = Histories::new(&[0, 0], &[], 4).unwrap();
-        let pool = pool(Some(1)).unwrap();
-        assert!(top_k(&catalogue, &seen, 0, &pool).is_err());
-        assert!(ranks(&catalogue, &[4], &seen, &pool).is_err());
-        assert!(ranks(&catalogue, &[-1], &seen, &pool).is_err());
-        assert!(ranks(&catalogue, &[0, 1], &seen, &pool).is_err());
+        assert!(on(1, |workers| top_k(&catalogue, &seen, 0, workers)).is_err());
+        assert!(on(1, |workers| ranks(&catalogue, &[4], &seen, workers)).is_err());
+        assert!(on(1, |workers| ranks(&catalogue, &[-1], &seen, workers)).is_err());
+        assert!(on(1, |workers| ranks(&catalogue, &[0, 1], &seen, workers)).is_err());
         let two = Histories::new(&[0, 0, 0], &[], 4).unwrap();
-        assert!(ranks(&catalogue, &[0], &two, &pool).is_err());
-        assert!(top_k(&catalogue, &two, 1, &pool).is_err());
+        assert!(on(1, |workers| ranks(&catalogue, &[0], &two, workers)).is_err());
+        assert!(on(1, |workers| top_k(&catalogue, &two, 1, workers)).is_err());
     }
 }

@@ -96,13 +96,23 @@ def test_kernels_know_nothing_of_rarec() -> None:
             }, f"{path}:{line}: {name}"
 
 
-def test_only_one_rust_file_knows_python() -> None:
-    knowing = {
-        path.name
-        for path in (ROOT / "rust").glob("*.rs")
-        if re.search(r"\b(pyo3|numpy)::", path.read_text(encoding="utf-8"))
+def rust_files_with(pattern: str) -> set[str]:
+    rust = ROOT / "rust"
+    return {
+        path.relative_to(rust).as_posix()
+        for path in [*rust.glob("*.rs"), *rust.glob("python/*.rs")]
+        if re.search(pattern, path.read_text(encoding="utf-8"))
     }
-    assert knowing == {"python.rs"}
+
+
+def test_only_one_part_of_rust_knows_python() -> None:
+    knowing = rust_files_with(r"\b(pyo3|numpy)::")
+    assert knowing
+    assert all(name.startswith("python") for name in knowing), knowing
+
+
+def test_only_one_file_of_rust_has_unsafe_code() -> None:
+    assert rust_files_with(r"\bunsafe\b") == {"simd.rs"}
 
 
 def test_nothing_is_unpickled() -> None:

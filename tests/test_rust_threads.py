@@ -1,0 +1,85 @@
+"""The threads of the compiled part."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rarec import _rust
+
+
+def nothing_seen(n_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    return np.zeros(n_rows + 1, np.int64), np.empty(0, np.int32)
+
+
+def test_the_number_of_threads_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*nothing_seen(1), np.zeros(1, np.int32), 2, 9)
+    for threads in (-1, 0, 1025):
+        with pytest.raises(ValueError, match="threads from 1 to 1024"):
+            _rust.sample_negatives(*arguments, threads=threads)
+    for text in ("0", "two", ""):
+        monkeypatch.setenv("RAREC_NUM_THREADS", text)
+        with pytest.raises(ValueError, match="RAREC_NUM_THREADS from 1 to 1024"):
+            _rust.sample_negatives(*arguments)
+        # an argument goes before the variable
+        _rust.sample_negatives(*arguments, threads=1)
+
+
+def _draw() -> list[list[int]]:
+    users = np.zeros(100, np.int32)
+    return _rust.sample_negatives(*nothing_seen(1), users, 2, 9, threads=2).tolist()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_gets_threads_of_its_own() -> None:
+    expected = _draw()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_draw).get(timeout=20) == expected
+
+
+LONG_CALL = """
+import numpy as np
+from rarec import _rust
+
+items = np.ones((200_000, 256), np.float32)
+queries = np.ones((20_000, 1, 256), np.float32)
+print("ready", flush=True)
+try:
+    _rust.top_k(queries, items, np.zeros(20_001, np.int64), np.empty(0, np.int32), 10)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process here")
+def test_ctrl_c_ends_a_long_call() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LONG_CALL], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        # the call alone would take minutes
+        output, _ = process.communicate(timeout=30)
+    assert output == "interrupted\n"
+
+
+def test_other_threads_of_python_run_during_a_call() -> None:
+    items, queries = np.ones((100_000, 64), np.float32), np.ones((2000, 1, 64), np.float32)
+    call = threading.Thread(target=_rust.top_k, args=(queries, items, *nothing_seen(2000), 10))
+    call.start()
+    ticks = 0
+    while call.is_alive():
+        time.sleep(0.001)
+        ticks += 1
+    assert ticks > 10
