@@ -1,14 +1,17 @@
 //! The compiled part of rarec: negative sampling, exact scoring, data denoising.
 
 pub mod alias;
+pub mod best;
+pub mod catalogue;
 pub mod denoising;
 pub mod error;
 pub mod histories;
-pub mod panels;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;
+pub mod ranks;
 pub mod sampling;
 pub mod scoring;
+pub mod screening;
 pub mod simd;
 pub mod threads;

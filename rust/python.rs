@@ -36,7 +36,7 @@ mod _rust {
     #[pymodule_export]
     use super::sampling::{alias_table, sample_negatives, stratified_sample};
     #[pymodule_export]
-    use super::scoring::{ranks, top_k};
+    use super::scoring::Catalogue;
 }
 
 impl From<Error> for PyErr {

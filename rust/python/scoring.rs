@@ -1,76 +1,210 @@
 //! Exact best items and ranks for Python.
 
+use half::f16;
 use numpy::{
-    IntoPyArray, PyArrayMethods, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods,
+    IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray2, PyReadonlyArray3,
+    PyUntypedArrayMethods,
 };
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{Ints, Longs, Table, Vector, run, slice};
+use crate::catalogue::{Facts, Items, Queries, Values};
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::panels::Catalogue;
-use crate::scoring;
+use crate::ranks;
+use crate::scoring::{self, Search};
+use crate::screening::Screen;
+use crate::simd::{Codes, Level};
 
-fn catalogue<'a>(
-    queries: &'a PyReadonlyArray3<'_, f32>,
-    items: &'a PyReadonlyArray2<'_, f32>,
-) -> PyResult<(&'a [f32], &'a [f32], usize, usize)> {
-    let (query_shape, item_shape) = (queries.shape(), items.shape());
-    Error::check_length("items (their width)", query_shape[2], item_shape[1])?;
-    let (queries, items) = (slice("queries", queries)?, slice("items", items)?);
-    Ok((queries, items, query_shape[1], query_shape[2]))
+type Csr<'py> = (Longs<'py>, Ints<'py>);
+
+/// Item vectors that were checked once, and their codes.
+#[pyclass(frozen, module = "rarec._rust")]
+pub struct Catalogue {
+    vectors: Vectors,
+    facts: Facts,
+    level: Level,
+    screen: Option<Screen>,
 }
 
-#[pyfunction]
-#[pyo3(signature = (queries, items, seen_offsets, seen_items, k, *, threads=None))]
-pub fn top_k<'py>(
-    py: Python<'py>,
-    queries: PyReadonlyArray3<'py, f32>,
-    items: PyReadonlyArray2<'py, f32>,
-    seen_offsets: Longs<'py>,
-    seen_items: Ints<'py>,
-    k: usize,
-    threads: Option<i64>,
-) -> PyResult<(Table<'py, i32>, Table<'py, f32>)> {
-    let n_queries = queries.shape()[0];
-    let (query_values, item_values, n_vectors, dim) = catalogue(&queries, &items)?;
-    let offsets = slice("seen_offsets", &seen_offsets)?;
-    let seen = slice("seen_items", &seen_items)?;
-    let (numbers, scores) = run(py, threads, |workers| {
-        let catalogue = Catalogue::new(query_values, item_values, n_vectors, dim)?;
-        let seen = Histories::new(offsets, seen, catalogue.n_items())?;
-        scoring::top_k(&catalogue, &seen, k, workers)
-    })?;
-    let shape = [n_queries, k];
-    Ok((
-        numbers.into_pyarray(py).reshape(shape)?,
-        scores.into_pyarray(py).reshape(shape)?,
-    ))
+/// Vectors that Python owns.
+enum Vectors {
+    F32(Py<PyArray2<f32>>),
+    F16(Py<PyArray2<f16>>),
 }
 
-#[pyfunction]
-#[pyo3(signature = (queries, items, targets, seen_offsets, seen_items, *, threads=None))]
-pub fn ranks<'py>(
-    py: Python<'py>,
-    queries: PyReadonlyArray3<'py, f32>,
-    items: PyReadonlyArray2<'py, f32>,
-    targets: Ints<'py>,
-    seen_offsets: Longs<'py>,
-    seen_items: Ints<'py>,
-    threads: Option<i64>,
-) -> PyResult<(Vector<'py, i32>, Vector<'py, i32>, Vector<'py, i32>)> {
-    let (query_values, item_values, n_vectors, dim) = catalogue(&queries, &items)?;
-    let targets = slice("targets", &targets)?;
-    let offsets = slice("seen_offsets", &seen_offsets)?;
-    let seen = slice("seen_items", &seen_items)?;
-    let ranks = run(py, threads, |workers| {
-        let catalogue = Catalogue::new(query_values, item_values, n_vectors, dim)?;
-        let seen = Histories::new(offsets, seen, catalogue.n_items())?;
-        scoring::ranks(&catalogue, targets, &seen, workers)
-    })?;
-    Ok((
-        ranks.greater.into_pyarray(py),
-        ranks.equal.into_pyarray(py),
-        ranks.candidates.into_pyarray(py),
-    ))
+/// Vectors that Python owns, as long as Rust reads them.
+enum Borrowed<'py> {
+    F32(PyReadonlyArray2<'py, f32>),
+    F16(PyReadonlyArray2<'py, f16>),
+}
+
+impl Vectors {
+    fn borrow<'py>(&self, py: Python<'py>) -> PyResult<Borrowed<'py>> {
+        Ok(match self {
+            Self::F32(array) => Borrowed::F32(array.bind(py).try_readonly()?),
+            Self::F16(array) => Borrowed::F16(array.bind(py).try_readonly()?),
+        })
+    }
+}
+
+impl Borrowed<'_> {
+    fn values(&self) -> PyResult<Values<'_>> {
+        Ok(match self {
+            Self::F32(array) => Values::F32(slice("items", array)?),
+            Self::F16(array) => Values::F16(slice("items", array)?),
+        })
+    }
+}
+
+fn rows<'a>(name: &str, (offsets, items): &'a Csr<'_>, n_items: usize) -> PyResult<Histories<'a>> {
+    Ok(Histories::new(
+        slice(name, offsets)?,
+        slice(name, items)?,
+        n_items,
+    )?)
+}
+
+#[pymethods]
+impl Catalogue {
+    #[new]
+    #[pyo3(signature = (items, *, screen=None, instructions=None, threads=None))]
+    fn new(
+        py: Python<'_>,
+        items: &Bound<'_, PyAny>,
+        screen: Option<&str>,
+        instructions: Option<&str>,
+        threads: Option<i64>,
+    ) -> PyResult<Self> {
+        let (vectors, dim) = if let Ok(array) = items.cast::<PyArray2<f32>>() {
+            (Vectors::F32(array.clone().unbind()), array.shape()[1])
+        } else if let Ok(array) = items.cast::<PyArray2<f16>>() {
+            (Vectors::F16(array.clone().unbind()), array.shape()[1])
+        } else {
+            let message = "expected items [N, D] of float32 or float16";
+            return Err(PyValueError::new_err(message));
+        };
+        let codes = match screen {
+            None => None,
+            Some("bytes") => Some(Codes::Bytes),
+            Some("shorts") => Some(Codes::Shorts),
+            Some(other) => {
+                return Err(Error::value("screen of bytes or shorts", &other).into());
+            }
+        };
+        let level = Level::choose(instructions)?;
+        let borrowed = vectors.borrow(py)?;
+        let values = borrowed.values()?;
+        let (facts, screen) = run(py, threads, |workers| {
+            let items = Items::new(values, dim)?;
+            let screen = codes.map(|codes| Screen::new(&items, codes, level, workers));
+            Ok((items.facts(), screen.transpose()?.flatten()))
+        })?;
+        Ok(Self {
+            vectors,
+            facts,
+            level,
+            screen,
+        })
+    }
+
+    #[getter]
+    fn instructions(&self) -> &'static str {
+        self.level.name()
+    }
+
+    #[getter]
+    fn screen_bytes(&self) -> usize {
+        self.screen.as_ref().map_or(0, Screen::n_bytes)
+    }
+
+    #[pyo3(signature = (queries, seen, k, *, among=None, threads=None))]
+    fn top_k<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray3<'py, f32>,
+        seen: Csr<'py>,
+        k: usize,
+        among: Option<Csr<'py>>,
+        threads: Option<i64>,
+    ) -> PyResult<(Table<'py, i32>, Table<'py, f32>)> {
+        let shape = [queries.shape()[0], k];
+        let found = self.search(
+            py,
+            &queries,
+            &seen,
+            among.as_ref(),
+            threads,
+            |search, among, workers| match among {
+                Some(among) => scoring::top_k_among(search, among, k, workers),
+                None => scoring::top_k(search, k, workers),
+            },
+        );
+        let (numbers, scores) = found?;
+        Ok((
+            numbers.into_pyarray(py).reshape(shape)?,
+            scores.into_pyarray(py).reshape(shape)?,
+        ))
+    }
+
+    #[pyo3(signature = (queries, targets, seen, *, among=None, threads=None))]
+    fn ranks<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray3<'py, f32>,
+        targets: Ints<'py>,
+        seen: Csr<'py>,
+        among: Option<Csr<'py>>,
+        threads: Option<i64>,
+    ) -> PyResult<(Vector<'py, i32>, Vector<'py, i32>, Vector<'py, i32>)> {
+        let targets = slice("targets", &targets)?;
+        let counts = self.search(
+            py,
+            &queries,
+            &seen,
+            among.as_ref(),
+            threads,
+            |search, among, workers| match among {
+                Some(among) => ranks::ranks_among(search, targets, among, workers),
+                None => ranks::ranks(search, targets, workers),
+            },
+        )?;
+        Ok((
+            counts.greater.into_pyarray(py),
+            counts.equal.into_pyarray(py),
+            counts.candidates.into_pyarray(py),
+        ))
+    }
+}
+
+impl Catalogue {
+    fn search<T: Send>(
+        &self,
+        py: Python<'_>,
+        queries: &PyReadonlyArray3<'_, f32>,
+        seen: &Csr<'_>,
+        among: Option<&Csr<'_>>,
+        threads: Option<i64>,
+        job: impl FnOnce(&Search, Option<&Histories>, &crate::threads::Workers) -> Result<T, Error>
+        + Send,
+    ) -> PyResult<T> {
+        let [_, n_vectors, dim] = *queries.shape() else {
+            return Err(Error::value("queries of 3 axes", &queries.ndim()).into());
+        };
+        Error::check_length("queries (their width)", self.facts.dim, dim)?;
+        let values = slice("queries", queries)?;
+        let borrowed = self.vectors.borrow(py)?;
+        let items = borrowed.values()?;
+        let seen = rows("seen items", seen, self.facts.n_items)?;
+        let among = among
+            .map(|among| rows("candidates", among, self.facts.n_items))
+            .transpose()?;
+        run(py, threads, |workers| {
+            let items = Items::checked(items, self.facts)?;
+            let queries = Queries::new(values, n_vectors, &items)?;
+            let search = Search::new(queries, items, &seen, self.level, self.screen.as_ref())?;
+            job(&search, among.as_ref(), workers)
+        })
+    }
 }

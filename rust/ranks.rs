@@ -1,0 +1,291 @@
+//! Exact ranks of targets in the whole catalogue or among a few candidates.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::catalogue::{Scorer, tiles};
+use crate::error::Error;
+use crate::histories::Histories;
+use crate::scoring::Search;
+use crate::screening::Screen;
+use crate::simd::{CHAINS, LANES};
+use crate::threads::Workers;
+
+/// How many candidates score above the target of each query, how many the same, out of how many.
+///
+/// The candidates are all items but the target and what the query has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ranks {
+    pub greater: Vec<i32>,
+    pub equal: Vec<i32>,
+    pub candidates: Vec<i32>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    greater: i32,
+    equal: i32,
+}
+
+impl Count {
+    /// Count an item of this score once, or take it back with -1.
+    fn add(&mut self, score: f32, bar: f32, times: i32) {
+        self.greater += times * i32::from(score > bar);
+        self.equal += times * i32::from(score == bar);
+    }
+}
+
+impl Ranks {
+    fn push(&mut self, count: Count, n_candidates: usize) {
+        self.greater.push(count.greater);
+        self.equal.push(count.equal);
+        self.candidates.push(n_candidates as i32);
+    }
+}
+
+fn check_targets(search: &Search, targets: &[i32]) -> Result<(), Error> {
+    Error::check_length("targets", search.queries.len(), targets.len())?;
+    for (row, &target) in targets.iter().enumerate() {
+        Error::check_index("targets", row, search.items.n_items(), target)?;
+    }
+    Ok(())
+}
+
+/// Return the counts that give the rank of `targets[query]` for each query.
+///
+/// A target that is among the seen items is ranked all the same.
+///
+/// # Errors
+/// If there is not one target per query, a target is not in the catalogue, or the job was told to
+/// stop.
+pub fn ranks(search: &Search, targets: &[i32], workers: &Workers) -> Result<Ranks, Error> {
+    check_targets(search, targets)?;
+    let (tasks, parts) = search.tasks(workers.count());
+    let counts = tasks.par_iter().map(|queries| {
+        let mut scorer = Scorer::new(search.queries, search.items, search.level);
+        let bars: Vec<f32> = queries
+            .clone()
+            .map(|query| scorer.scores(query, &targets[query..=query])[0])
+            .collect();
+        let parts = parts.par_iter().map(|panels| match search.screen {
+            Some(screen) => count_screened(search, screen, queries, &bars, panels, workers),
+            None => count_all(search, queries, &bars, panels, workers),
+        });
+        let mut counts = vec![Count::default(); queries.len()];
+        for part in parts.collect::<Result<Vec<_>, Error>>()? {
+            for (count, part) in counts.iter_mut().zip(part) {
+                count.greater += part.greater;
+                count.equal += part.equal;
+            }
+        }
+        for ((query, count), &bar) in queries.clone().zip(&mut counts).zip(&bars) {
+            for left_out in left_out(search.seen[query], targets[query]).chunks(CHAINS) {
+                for (_, score) in left_out.iter().zip(scorer.scores(query, left_out)) {
+                    count.add(score, bar, -1);
+                }
+            }
+        }
+        Ok(counts)
+    });
+    let counts: Vec<Vec<Count>> = counts.collect::<Result<_, Error>>()?;
+    let mut ranks = Ranks::default();
+    for ((count, seen), &target) in counts.into_iter().flatten().zip(&search.seen).zip(targets) {
+        ranks.push(count, search.items.n_items() - left_out(seen, target).len());
+    }
+    Ok(ranks)
+}
+
+/// Return the seen items and the target, each once.
+fn left_out(seen: &[i32], target: i32) -> Vec<i32> {
+    let alone = seen.binary_search(&target).is_err().then_some(target);
+    seen.iter().copied().chain(alone).collect()
+}
+
+/// Return the bits of both masks over a query's vectors, as far as they stand for items.
+fn join(masks: &[u32], n_lanes: usize) -> u32 {
+    masks.iter().fold(0, |all, mask| all | mask) & (u32::MAX >> (LANES - n_lanes))
+}
+
+/// Return each query's bar for each of its vectors, and bars nobody looks at to fill up `n_rows`.
+fn row_bars(bars: &[f32], n_vectors: usize, n_rows: usize) -> Vec<f32> {
+    let of_rows = bars
+        .iter()
+        .flat_map(|&bar| std::iter::repeat_n(bar, n_vectors));
+    let mut rows: Vec<f32> = of_rows.collect();
+    rows.resize(n_rows, f32::INFINITY);
+    rows
+}
+
+fn count_all(
+    search: &Search,
+    queries: &Range<usize>,
+    bars: &[f32],
+    panels: &Range<usize>,
+    workers: &Workers,
+) -> Result<Vec<Count>, Error> {
+    let Search { items, level, .. } = *search;
+    let (dim, n_vectors) = (items.dim(), search.queries.n_vectors());
+    let vectors = search.queries.vectors(queries.clone());
+    let rows = level.rows(vectors.len() / dim);
+    let tiles = tiles(vectors, dim, rows, 0.0);
+    let row_bars = row_bars(bars, n_vectors, tiles.len() / dim);
+    let (mut at_least, mut above) = (vec![0; row_bars.len()], vec![0; row_bars.len()]);
+    let mut buffer = vec![0.0; LANES * dim];
+    let mut columns = vec![[0.0; LANES]; dim];
+    let mut counts = vec![Count::default(); bars.len()];
+    for panel in panels.clone() {
+        workers.go_on()?;
+        let first = panel * LANES;
+        let n_lanes = LANES.min(items.n_items() - first);
+        level.transpose(items.rows(first, &mut buffer), dim, &mut columns);
+        let masks = at_least
+            .chunks_exact_mut(rows)
+            .zip(above.chunks_exact_mut(rows));
+        let bars = row_bars.chunks_exact(rows);
+        for (((at_least, above), bars), tile) in masks.zip(bars).zip(tiles.chunks_exact(rows * dim))
+        {
+            level.compare(tile, &columns, bars, at_least, above);
+        }
+        let masks = at_least.chunks(n_vectors).zip(above.chunks(n_vectors));
+        for (count, (at_least, above)) in counts.iter_mut().zip(masks) {
+            let (at_least, above) = (join(at_least, n_lanes), join(above, n_lanes));
+            count.greater += above.count_ones() as i32;
+            count.equal += (at_least & !above).count_ones() as i32;
+        }
+    }
+    Ok(counts)
+}
+
+fn count_screened(
+    search: &Search,
+    screen: &Screen,
+    queries: &Range<usize>,
+    bars: &[f32],
+    panels: &Range<usize>,
+    workers: &Workers,
+) -> Result<Vec<Count>, Error> {
+    let (level, n_vectors) = (search.level, search.queries.n_vectors());
+    let codes = screen.queries(search.queries.vectors(queries.clone()));
+    let row_bars = row_bars(bars, n_vectors, codes.n_rows());
+    let n_rows = row_bars.len();
+    let (mut maybe, mut sure) = (vec![0; n_rows], vec![0; n_rows]);
+    let (mut maybe_bars, mut sure_bars) = (vec![0; n_rows], vec![0; n_rows]);
+    let mut waiting: Vec<Vec<i32>> = vec![Vec::with_capacity(CHAINS + LANES); bars.len()];
+    let mut counts = vec![Count::default(); bars.len()];
+    let mut scorer = Scorer::new(search.queries, search.items, level);
+    for panel in panels.clone() {
+        workers.go_on()?;
+        let items = screen.items(panel);
+        let (widths, start) = codes.start(screen, panel);
+        codes.bars(screen, panel, &row_bars, &mut maybe_bars);
+        codes.sure_bars(screen, panel, &row_bars, &mut sure_bars);
+        let twice = widths.map(|width| 2 * width);
+        let masks = maybe
+            .chunks_exact_mut(codes.rows)
+            .zip(sure.chunks_exact_mut(codes.rows));
+        let bars_of = maybe_bars
+            .chunks_exact(codes.rows)
+            .zip(sure_bars.chunks_exact(codes.rows));
+        for (((maybe, sure), (maybe_bars, sure_bars)), tile) in
+            masks.zip(bars_of).zip(codes.tiles())
+        {
+            let words = screen.words(panel);
+            level.bracket(
+                tile, words, &start, &twice, maybe_bars, sure_bars, maybe, sure,
+            );
+        }
+        let masks = maybe.chunks(n_vectors).zip(sure.chunks(n_vectors));
+        for (query, (maybe, sure)) in masks.take(bars.len()).enumerate() {
+            let (maybe, sure) = (join(maybe, items.len()), join(sure, items.len()));
+            counts[query].greater += sure.count_ones() as i32;
+            let mut open = maybe & !sure;
+            while open != 0 {
+                let item = items[open.trailing_zeros() as usize];
+                open &= open - 1;
+                search.items.prefetch(item as usize);
+                waiting[query].push(item);
+            }
+            if waiting[query].len() >= CHAINS {
+                count_waiting(
+                    &mut scorer,
+                    queries.start + query,
+                    &mut waiting[query],
+                    bars[query],
+                    &mut counts[query],
+                );
+            }
+        }
+    }
+    for (query, waiting) in waiting.iter_mut().enumerate() {
+        count_waiting(
+            &mut scorer,
+            queries.start + query,
+            waiting,
+            bars[query],
+            &mut counts[query],
+        );
+    }
+    Ok(counts)
+}
+
+fn count_waiting(
+    scorer: &mut Scorer,
+    query: usize,
+    waiting: &mut Vec<i32>,
+    bar: f32,
+    count: &mut Count,
+) {
+    for items in waiting.chunks(CHAINS) {
+        for (_, score) in items.iter().zip(scorer.scores(query, items)) {
+            count.add(score, bar, 1);
+        }
+    }
+    waiting.clear();
+}
+
+/// Return the counts of [`ranks`] with each query's own candidates in place of all items; seen ones
+/// and the target do not count among them.
+///
+/// # Errors
+/// As [`ranks`], and if there is not one row of candidates per query.
+pub fn ranks_among(
+    search: &Search,
+    targets: &[i32],
+    candidates: &Histories,
+    workers: &Workers,
+) -> Result<Ranks, Error> {
+    check_targets(search, targets)?;
+    Error::check_length(
+        "candidate offsets (less 1)",
+        targets.len(),
+        candidates.len(),
+    )?;
+    let candidates = candidates.rows()?;
+    let rows = candidates
+        .par_iter()
+        .zip(targets)
+        .zip(&search.seen)
+        .enumerate();
+    let counts = rows.map_init(
+        || Scorer::new(search.queries, search.items, search.level),
+        |scorer, (query, ((candidates, &target), seen))| {
+            workers.go_on()?;
+            let bar = scorer.scores(query, &[target])[0];
+            let is_open = |item: &i32| *item != target && seen.binary_search(item).is_err();
+            let open: Vec<i32> = candidates.iter().copied().filter(is_open).collect();
+            let mut count = Count::default();
+            for some in open.chunks(CHAINS) {
+                for (_, score) in some.iter().zip(scorer.scores(query, some)) {
+                    count.add(score, bar, 1);
+                }
+            }
+            Ok((count, open.len()))
+        },
+    );
+    let mut ranks = Ranks::default();
+    for (count, n_open) in counts.collect::<Result<Vec<_>, Error>>()? {
+        ranks.push(count, n_open);
+    }
+    Ok(ranks)
+}

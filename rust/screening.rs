@@ -1,0 +1,386 @@
+//! Integer codes of the items, which bound every score, so that few need computing in float32.
+//!
+//! A vector is a scale times its codes and a rest: `q = s c + r` for a query, `v = t d + p` for an
+//! item. Then `q.v = s t (c.d) + s c.p + r.v`, and by Cauchy-Schwarz
+//!
+//! `|q.v - s t (c.d)| <= s |c| |p| + |r| |v|`.
+//!
+//! The computed score differs from `q.v` by no more than `g |q| |v|`, `g = n u / (1 - n u)` for `n`
+//! places and rounding unit `u = 2^-24` (Higham 2002, section 3.1), and `n` times the smallest
+//! float32. Divided by `s t`, all of this is a bound on the whole number `c.d`, one for each item
+//! where the largest of the queries in a task is taken. Norms are computed in float64 and rounded up.
+
+use rayon::prelude::*;
+
+use crate::catalogue::{Items, tiles};
+use crate::error::Error;
+use crate::simd::{Codes, Column, LANES, Level};
+use crate::threads::Workers;
+
+/// Largest width that is screened; wider sums could pass 32 bits.
+const MAX_DIM: usize = 16_384;
+/// What float64 rounding can take from a bound, with room to spare.
+const UP: f64 = 1.0 + 1e-9;
+/// A bar that no sum of codes reaches, and whose negative every sum reaches. Sums stay below 2^30,
+/// and what bounds add to them, at most the largest code times the width, far below 2^28.
+const OUT_OF_REACH: f64 = 1.6e9;
+/// Adding and subtracting it rounds a float32 below 2^22 to a whole number.
+const ROUND: f32 = (3 << 22) as f32;
+
+/// The codes of a catalogue, in panels of items of like scale.
+#[derive(Debug)]
+pub struct Screen {
+    codes: Codes,
+    level: Level,
+    dim: usize,
+    /// Words of one item.
+    n_words: usize,
+    /// Item of each place.
+    order: Vec<i32>,
+    /// `[n_panels][n_words]`
+    words: Vec<Column<i32>>,
+    panels: Vec<Panel>,
+}
+
+/// What bounds the scores of a panel's items.
+#[derive(Debug, Clone)]
+struct Panel {
+    scale: f32,
+    /// Norm of what the codes leave out.
+    rests: Column<f32>,
+    norms: Column<f32>,
+    /// What the offset of a query's codes adds to the sums.
+    offsets: Column<i32>,
+}
+
+impl Screen {
+    /// Return the codes of the items, or `None` where screening them cannot pay: too wide vectors.
+    ///
+    /// # Errors
+    /// If the job was told to stop.
+    pub fn new(
+        items: &Items,
+        codes: Codes,
+        level: Level,
+        workers: &Workers,
+    ) -> Result<Option<Self>, Error> {
+        let dim = items.dim();
+        if dim > MAX_DIM {
+            return Ok(None);
+        }
+        let (n_items, n_words) = (items.n_items(), dim.div_ceil(codes.per_word()));
+        let largest = largest_values(items);
+        let mut order: Vec<i32> = (0..n_items as i32).collect();
+        // like scales together: the panel has one scale, that of its largest value
+        order.par_sort_unstable_by_key(|&item| {
+            (std::cmp::Reverse(largest[item as usize].to_bits()), item)
+        });
+        let n_panels = n_items.div_ceil(LANES);
+        let mut words = vec![[0; LANES]; n_panels * n_words];
+        let (_, top) = level.largest_codes(codes, dim);
+        let panels = words
+            .par_chunks_mut(n_words)
+            .zip(order.par_chunks(LANES))
+            .map_init(
+                || vec![0.0; dim],
+                |buffer, (words, of_panel)| {
+                    workers.go_on()?;
+                    let value = largest[of_panel[0] as usize];
+                    let scale = or_one(value / top as f32);
+                    let mut panel = Panel {
+                        scale,
+                        rests: [0.0; LANES],
+                        norms: [0.0; LANES],
+                        offsets: [0; LANES],
+                    };
+                    for (lane, &item) in of_panel.iter().enumerate() {
+                        let vector = items.vector(item as usize, buffer);
+                        let coded = code(vector, scale, top, |place, code| {
+                            put(
+                                codes,
+                                &mut words[place / codes.per_word()][lane],
+                                place,
+                                code,
+                            );
+                        });
+                        panel.rests[lane] = round_up(coded.rest);
+                        panel.norms[lane] = round_up(coded.norm);
+                        panel.offsets[lane] = -level.offset(codes) * coded.sum;
+                    }
+                    Ok(panel)
+                },
+            )
+            .collect::<Result<_, Error>>()?;
+        Ok(Some(Self {
+            codes,
+            level,
+            dim,
+            n_words,
+            order,
+            words,
+            panels,
+        }))
+    }
+
+    /// Return the kind of the codes.
+    #[must_use]
+    pub fn codes(&self) -> Codes {
+        self.codes
+    }
+
+    /// Return the bytes the codes and what goes with them take.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        size_of_val(&*self.order) + size_of_val(&*self.words) + size_of_val(&*self.panels)
+    }
+
+    #[must_use]
+    pub fn n_panels(&self) -> usize {
+        self.panels.len()
+    }
+
+    /// Return the items of a panel.
+    #[must_use]
+    pub fn items(&self, panel: usize) -> &[i32] {
+        &self.order[panel * LANES..((panel + 1) * LANES).min(self.order.len())]
+    }
+
+    /// Return the codes of a panel.
+    #[must_use]
+    pub fn words(&self, panel: usize) -> &[Column<i32>] {
+        &self.words[panel * self.n_words..][..self.n_words]
+    }
+
+    /// Return the codes of query vectors, `[n_rows, dim]`.
+    #[must_use]
+    pub fn queries(&self, vectors: &[f32]) -> QueryCodes {
+        QueryCodes::new(self, vectors)
+    }
+}
+
+impl Level {
+    /// Return what is added to a query's codes so that they are not negative.
+    fn offset(self, codes: Codes) -> i32 {
+        match codes {
+            Codes::Bytes => self.largest_codes(codes, 1).0 + 1,
+            Codes::Shorts => 0,
+        }
+    }
+}
+
+/// The codes of a task's query vectors, and the bounds that hold for all of them.
+#[derive(Debug)]
+pub struct QueryCodes {
+    /// Rows of a tile.
+    pub rows: usize,
+    n_words: usize,
+    /// `[n_tiles][n_words][rows]`
+    words: Vec<i32>,
+    inverse_scales: Vec<f64>,
+    /// Largest norm of codes.
+    codes: f64,
+    /// Largest norm of what the codes leave out, with what rounding may add, over the scale.
+    rests: f64,
+    /// Largest sum of what underflow may add, over the scale.
+    tiny: f64,
+}
+
+impl QueryCodes {
+    fn new(screen: &Screen, vectors: &[f32]) -> Self {
+        let dim = screen.dim;
+        let (top, _) = screen.level.largest_codes(screen.codes, dim);
+        let offset = screen.level.offset(screen.codes);
+        let rounding = {
+            let steps = dim as f64 * f64::from(f32::EPSILON) / 2.0;
+            steps / (1.0 - steps)
+        };
+        let norms: Vec<f64> = vectors.chunks_exact(dim).map(norm).collect();
+        // one share of the norm for all, so that the bound of one item is tight for all of them
+        let share = vectors
+            .chunks_exact(dim)
+            .zip(&norms)
+            .map(|(vector, &norm)| {
+                let largest = vector
+                    .iter()
+                    .fold(0.0_f32, |most, value| most.max(value.abs()));
+                if norm > 0.0 {
+                    f64::from(largest) / norm
+                } else {
+                    0.0
+                }
+            });
+        let share = share.fold(0.0, f64::max);
+        let n_rows = norms.len();
+        let mut words = vec![0; n_rows * screen.n_words];
+        let mut queries = Self {
+            rows: screen.level.code_rows(n_rows),
+            n_words: screen.n_words,
+            words: Vec::new(),
+            inverse_scales: Vec::with_capacity(n_rows),
+            codes: 0.0,
+            rests: 0.0,
+            tiny: 0.0,
+        };
+        let rows = vectors
+            .chunks_exact(dim)
+            .zip(&norms)
+            .zip(words.chunks_exact_mut(screen.n_words));
+        for ((vector, &norm), words) in rows {
+            let scale = or_one((norm * share / f64::from(top)) as f32);
+            let coded = code(vector, scale, top, |place, code| {
+                put(
+                    screen.codes,
+                    &mut words[place / screen.codes.per_word()],
+                    place,
+                    code + offset,
+                );
+            });
+            let scale = f64::from(scale);
+            queries.inverse_scales.push(1.0 / scale);
+            queries.codes = queries.codes.max(coded.codes);
+            queries.rests = queries.rests.max((coded.rest + rounding * norm) / scale);
+            queries.tiny = queries
+                .tiny
+                .max(dim as f64 * f64::from(f32::from_bits(1)) / scale);
+        }
+        queries.words = tiles(&words, screen.n_words, queries.rows, 0);
+        queries
+    }
+
+    /// Return the number of rows, with those that fill up the last tile.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.words.len() / self.n_words
+    }
+
+    /// Return the words of each tile.
+    pub fn tiles(&self) -> std::slice::ChunksExact<'_, i32> {
+        self.words.chunks_exact(self.rows * self.n_words)
+    }
+
+    /// Return how far the sums of a panel's codes may be below what the scores say, in whole numbers
+    /// rounded up, and the same with the offsets: where the sums start, so that what can be at least
+    /// a bar reaches it.
+    #[must_use]
+    pub fn start(&self, screen: &Screen, panel: usize) -> (Column<i32>, Column<i32>) {
+        let panel = &screen.panels[panel];
+        let scale = f64::from(panel.scale);
+        let widths = std::array::from_fn(|lane| {
+            let (rest, norm) = (f64::from(panel.rests[lane]), f64::from(panel.norms[lane]));
+            let width = self.codes * rest + self.rests * norm + self.tiny;
+            (width / scale * UP).ceil() as i32 + 1
+        });
+        let start = std::array::from_fn(|lane| widths[lane] + panel.offsets[lane]);
+        (widths, start)
+    }
+
+    /// Set `bars` to whole numbers that the sums of a panel reach wherever the score may be at least
+    /// `scores`, one for each row; rows that only fill up a tile do not count.
+    pub fn bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
+        // below by what float64 may have added, and by the rounding to a whole number
+        self.whole(screen, panel, scores, bars, |sum| {
+            sum - sum.abs() * 1e-12 - 2.0
+        });
+    }
+
+    /// Set `bars` to whole numbers that the sums, less twice their width, reach only where the score
+    /// is surely above `scores`.
+    pub fn sure_bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
+        self.whole(screen, panel, scores, bars, |sum| {
+            sum + sum.abs() * 1e-12 + 2.0
+        });
+    }
+
+    fn whole(
+        &self,
+        screen: &Screen,
+        panel: usize,
+        scores: &[f32],
+        bars: &mut [i32],
+        round: impl Fn(f64) -> f64,
+    ) {
+        let inverse = 1.0 / f64::from(screen.panels[panel].scale);
+        let rows = scores.iter().zip(&self.inverse_scales);
+        for (bar, (&score, &of_row)) in bars.iter_mut().zip(rows) {
+            let sum = round(f64::from(score) * (of_row * inverse));
+            *bar = sum.clamp(-OUT_OF_REACH, OUT_OF_REACH) as i32;
+        }
+    }
+}
+
+/// Return the scale, or 1 if it is so small that what underflow may add would count. With that, all
+/// codes are 0 and the vector is its own rest.
+fn or_one(scale: f32) -> f32 {
+    if scale >= 1e-18 { scale } else { 1.0 }
+}
+
+/// What is known of a vector's codes, all rounded up.
+struct Coded {
+    /// Norm of the codes.
+    codes: f64,
+    /// Norm of what they leave out.
+    rest: f64,
+    /// Norm of the vector.
+    norm: f64,
+    /// Sum of the codes.
+    sum: i32,
+}
+
+/// Call `put(place, code)` for each place of a vector.
+fn code(vector: &[f32], scale: f32, top: i32, mut put: impl FnMut(usize, i32)) -> Coded {
+    let (inverse, wide, top) = (1.0 / scale, f64::from(scale), top as f32);
+    let (mut codes, mut rest, mut norm, mut sum) = (0.0_f64, 0.0_f64, 0.0_f64, 0);
+    for (place, &value) in vector.iter().enumerate() {
+        // the bits count up from those of ROUND, and a clamp keeps NaN out as well
+        let rounded = (value * inverse).clamp(-top, top) + ROUND;
+        let code = rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed();
+        let (value, number) = (f64::from(value), f64::from(code));
+        let left = value - wide * number;
+        codes += number * number;
+        rest += left * left;
+        norm += value * value;
+        sum += code;
+        put(place, code);
+    }
+    Coded {
+        codes: codes.sqrt() * UP,
+        rest: rest.sqrt() * UP,
+        norm: norm.sqrt() * UP,
+        sum,
+    }
+}
+
+/// Put a code in its place of a word.
+fn put(codes: Codes, word: &mut i32, place: usize, code: i32) {
+    let (bits, mask) = match codes {
+        Codes::Bytes => (8 * (place % 4), 0xFF),
+        Codes::Shorts => (16 * (place % 2), 0xFFFF),
+    };
+    *word |= (code & mask) << bits;
+}
+
+fn norm(vector: &[f32]) -> f64 {
+    let squares = vector.iter().map(|&value| f64::from(value).powi(2));
+    squares.sum::<f64>().sqrt() * UP
+}
+
+/// Return a float32 that is not below a value.
+fn round_up(value: f64) -> f32 {
+    (value as f32).next_up()
+}
+
+/// Return the largest absolute value of each item.
+fn largest_values(items: &Items) -> Vec<f32> {
+    let dim = items.dim();
+    let mut largest = vec![0.0_f32; items.n_items()];
+    largest.par_chunks_mut(LANES).enumerate().for_each_init(
+        || vec![0.0; LANES * dim],
+        |buffer, (panel, largest)| {
+            let rows = items.rows(panel * LANES, buffer).chunks_exact(dim);
+            for (largest, row) in largest.iter_mut().zip(rows) {
+                *largest = row.iter().fold(0.0, |most, value| most.max(value.abs()));
+            }
+        },
+    );
+    largest
+}
