@@ -1,5 +1,7 @@
 //! The vectors of items and queries: what they must be, and their exact inner products.
 
+use std::ops::Range;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -108,7 +110,7 @@ impl<'a> Items<'a> {
         self.range(item * self.dim()..(item + 1) * self.dim(), buffer)
     }
 
-    fn range<'b>(&'b self, range: std::ops::Range<usize>, buffer: &'b mut [f32]) -> &'b [f32] {
+    fn range<'b>(&'b self, range: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32] {
         match self.values {
             Values::F32(values) => &values[range],
             Values::F16(values) => {
@@ -119,9 +121,9 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// Ask for a vector ahead of its use.
-    pub fn prefetch(&self, item: usize) {
-        let places = item * self.dim()..(item + 1) * self.dim();
+    /// Ask for vectors ahead of their use.
+    pub fn prefetch(&self, items: Range<usize>) {
+        let places = items.start * self.dim()..items.end.min(self.n_items()) * self.dim();
         match self.values {
             Values::F32(values) => places
                 .step_by(LINE)
@@ -197,7 +199,7 @@ impl<'a> Queries<'a> {
 
     /// Return the vectors of some queries, one after the other.
     #[must_use]
-    pub fn vectors(&self, queries: std::ops::Range<usize>) -> &'a [f32] {
+    pub fn vectors(&self, queries: Range<usize>) -> &'a [f32] {
         let size = self.n_vectors * self.dim;
         &self.values[queries.start * size..queries.end * size]
     }

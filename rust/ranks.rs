@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::scoring::Search;
+use crate::scoring::{Search, any, lanes};
 use crate::screening::Screen;
 use crate::simd::{CHAINS, LANES};
 use crate::threads::Workers;
@@ -102,11 +102,6 @@ fn left_out(seen: &[i32], target: i32) -> Vec<i32> {
     seen.iter().copied().chain(alone).collect()
 }
 
-/// Return the bits of both masks over a query's vectors, as far as they stand for items.
-fn join(masks: &[u32], n_lanes: usize) -> u32 {
-    masks.iter().fold(0, |all, mask| all | mask) & (u32::MAX >> (LANES - n_lanes))
-}
-
 /// Return each query's bar for each of its vectors, and bars nobody looks at to fill up `n_rows`.
 fn row_bars(bars: &[f32], n_vectors: usize, n_rows: usize) -> Vec<f32> {
     let of_rows = bars
@@ -139,6 +134,7 @@ fn count_all(
         let first = panel * LANES;
         let n_lanes = LANES.min(items.n_items() - first);
         level.transpose(items.rows(first, &mut buffer), dim, &mut columns);
+        items.prefetch(first + LANES..first + 2 * LANES);
         let masks = at_least
             .chunks_exact_mut(rows)
             .zip(above.chunks_exact_mut(rows));
@@ -147,9 +143,10 @@ fn count_all(
         {
             level.compare(tile, &columns, bars, at_least, above);
         }
-        let masks = at_least.chunks(n_vectors).zip(above.chunks(n_vectors));
-        for (count, (at_least, above)) in counts.iter_mut().zip(masks) {
-            let (at_least, above) = (join(at_least, n_lanes), join(above, n_lanes));
+        let valid = u32::MAX >> (LANES - n_lanes);
+        for (query, count) in counts.iter_mut().enumerate() {
+            let at_least = any(&at_least, query, n_vectors) & valid;
+            let above = any(&above, query, n_vectors) & valid;
             count.greater += above.count_ones() as i32;
             count.equal += (at_least & !above).count_ones() as i32;
         }
@@ -195,16 +192,14 @@ fn count_screened(
                 tile, words, &start, &twice, maybe_bars, sure_bars, maybe, sure,
             );
         }
-        let masks = maybe.chunks(n_vectors).zip(sure.chunks(n_vectors));
-        for (query, (maybe, sure)) in masks.take(bars.len()).enumerate() {
-            let (maybe, sure) = (join(maybe, items.len()), join(sure, items.len()));
+        let valid = u32::MAX >> (LANES - items.len());
+        for query in 0..bars.len() {
+            let sure = any(&sure, query, n_vectors) & valid;
             counts[query].greater += sure.count_ones() as i32;
-            let mut open = maybe & !sure;
-            while open != 0 {
-                let item = items[open.trailing_zeros() as usize];
-                open &= open - 1;
-                search.items.prefetch(item as usize);
-                waiting[query].push(item);
+            for lane in lanes(any(&maybe, query, n_vectors) & valid & !sure) {
+                let item = items[lane] as usize;
+                search.items.prefetch(item..item + 1);
+                waiting[query].push(items[lane]);
             }
             if waiting[query].len() >= CHAINS {
                 count_waiting(

@@ -13,7 +13,7 @@ use crate::simd::{CHAINS, LANES, Level};
 use crate::threads::Workers;
 
 /// Floats of a task's queries that should stay in the second-level cache, beside a panel.
-const TASK_FLOATS: usize = 64 * 1024;
+const TASK_FLOATS: usize = 128 * 1024;
 /// Most query vectors of a task.
 const TASK_ROWS: usize = 1024;
 
@@ -175,11 +175,15 @@ fn offer_all(
     let mut scores = vec![[0.0; LANES]; n_rows];
     let mut buffer = vec![0.0; LANES * dim];
     let mut columns = vec![[0.0; LANES]; dim];
-    for (number, panel) in panels.enumerate() {
+    let mut panels = panels.enumerate().peekable();
+    while let Some((number, panel)) = panels.next() {
         workers.go_on()?;
         let first = panel * LANES;
         let n_lanes = LANES.min(items.n_items() - first);
         level.transpose(items.rows(first, &mut buffer), dim, &mut columns);
+        if let Some((_, next)) = panels.peek() {
+            items.prefetch(next * LANES..(next + 1) * LANES);
+        }
         let places = masks
             .chunks_exact_mut(rows)
             .zip(scores.chunks_exact_mut(rows));
@@ -190,8 +194,8 @@ fn offer_all(
         }
         offers.keep = offers.keep_after(number + 1, n_panels);
         for query in 0..offers.best.len() {
-            let here = query * n_vectors..(query + 1) * n_vectors;
-            for lane in lanes(&masks[here], n_lanes) {
+            let mask = any(&masks, query, n_vectors) & (u32::MAX >> (LANES - n_lanes));
+            for lane in lanes(mask) {
                 let item = (first + lane) as i32;
                 if n_vectors == 1 {
                     offers.scored(query, item, scores[query][lane]);
@@ -218,8 +222,12 @@ fn offer_screened(
     offers.bars.resize(n_rows, f32::INFINITY);
     let mut masks = vec![0; n_rows];
     let mut sum_bars = vec![0; n_rows];
-    for (number, panel) in panels.enumerate() {
+    let mut panels = panels.enumerate().peekable();
+    while let Some((number, panel)) = panels.next() {
         workers.go_on()?;
+        if let Some(&(_, next)) = panels.peek() {
+            screen.prefetch(next);
+        }
         let (_, start) = codes.start(screen, panel);
         codes.bars(screen, panel, &offers.bars, &mut sum_bars);
         let words = screen.words(panel);
@@ -232,8 +240,8 @@ fn offer_screened(
         offers.keep = offers.keep_after(number + 1, n_panels);
         let items = screen.items(panel);
         for query in 0..offers.best.len() {
-            let here = query * n_vectors..(query + 1) * n_vectors;
-            for lane in lanes(&masks[here], items.len()) {
+            let mask = any(&masks, query, n_vectors) & (u32::MAX >> (LANES - items.len()));
+            for lane in lanes(mask) {
                 offers.unscored(query, items[lane]);
             }
         }
@@ -241,14 +249,22 @@ fn offer_screened(
     Ok(())
 }
 
-/// Return the lanes that are set in one of the masks, and hold an item.
+/// Return the bits that are set in the mask of any vector of a query.
 #[inline]
-fn lanes(masks: &[u32], n_lanes: usize) -> impl Iterator<Item = usize> + use<> {
-    let mut left = masks.iter().fold(0, |all, mask| all | mask);
-    left &= u32::MAX >> (LANES - n_lanes);
+pub fn any(masks: &[u32], query: usize, n_vectors: usize) -> u32 {
+    if n_vectors == 1 {
+        return masks[query];
+    }
+    let masks = &masks[query * n_vectors..][..n_vectors];
+    masks.iter().fold(0, |all, mask| all | mask)
+}
+
+/// Return the lanes whose bits are set.
+#[inline]
+pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let lane = left.trailing_zeros() as usize;
-        left &= left.wrapping_sub(1);
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask.wrapping_sub(1);
         (lane < LANES).then_some(lane)
     })
 }
@@ -311,7 +327,7 @@ impl<'a, 's> Offers<'a, 's> {
 
     #[inline]
     fn unscored(&mut self, query: usize, item: i32) {
-        self.search.items.prefetch(item as usize);
+        self.search.items.prefetch(item as usize..item as usize + 1);
         let (items, n) = &mut self.waiting[query];
         items[*n] = item;
         *n += 1;

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::catalogue::{Items, tiles};
 use crate::error::Error;
-use crate::simd::{Codes, Column, LANES, Level};
+use crate::simd::{Codes, Column, LANES, Level, prefetch};
 use crate::threads::Workers;
 
 /// Largest width that is screened; wider sums could pass 32 bits.
@@ -82,8 +82,8 @@ impl Screen {
             .par_chunks_mut(n_words)
             .zip(order.par_chunks(LANES))
             .map_init(
-                || vec![0.0; dim],
-                |buffer, (words, of_panel)| {
+                || (vec![0.0; dim], vec![0; dim]),
+                |(buffer, coded), (words, of_panel)| {
                     workers.go_on()?;
                     let value = largest[of_panel[0] as usize];
                     let scale = or_one(value / top as f32);
@@ -95,17 +95,15 @@ impl Screen {
                     };
                     for (lane, &item) in of_panel.iter().enumerate() {
                         let vector = items.vector(item as usize, buffer);
-                        let coded = code(vector, scale, top, |place, code| {
-                            put(
-                                codes,
-                                &mut words[place / codes.per_word()][lane],
-                                place,
-                                code,
-                            );
-                        });
-                        panel.rests[lane] = round_up(coded.rest);
-                        panel.norms[lane] = round_up(coded.norm);
-                        panel.offsets[lane] = -level.offset(codes) * coded.sum;
+                        let facts = code(level, vector, scale, top, coded);
+                        pack(
+                            coded,
+                            codes,
+                            words.iter_mut().map(|column| &mut column[lane]),
+                        );
+                        panel.rests[lane] = round_up(facts.rest);
+                        panel.norms[lane] = round_up(facts.norm);
+                        panel.offsets[lane] = -level.offset(codes) * facts.sum;
                     }
                     Ok(panel)
                 },
@@ -149,6 +147,15 @@ impl Screen {
     #[must_use]
     pub fn words(&self, panel: usize) -> &[Column<i32>] {
         &self.words[panel * self.n_words..][..self.n_words]
+    }
+
+    /// Ask for the codes of a panel ahead of their use.
+    pub fn prefetch(&self, panel: usize) {
+        let words = self.words(panel);
+        for place in 0..words.len() {
+            // a column has two cache lines, which the processor takes together
+            prefetch(words, place);
+        }
     }
 
     /// Return the codes of query vectors, `[n_rows, dim]`.
@@ -212,8 +219,9 @@ impl QueryCodes {
         let share = share.fold(0.0, f64::max);
         let n_rows = norms.len();
         let mut words = vec![0; n_rows * screen.n_words];
+        let mut coded = vec![0; dim];
         let mut queries = Self {
-            rows: screen.level.code_rows(n_rows),
+            rows: screen.level.rows(n_rows),
             n_words: screen.n_words,
             words: Vec::new(),
             inverse_scales: Vec::with_capacity(n_rows),
@@ -227,18 +235,13 @@ impl QueryCodes {
             .zip(words.chunks_exact_mut(screen.n_words));
         for ((vector, &norm), words) in rows {
             let scale = or_one((norm * share / f64::from(top)) as f32);
-            let coded = code(vector, scale, top, |place, code| {
-                put(
-                    screen.codes,
-                    &mut words[place / screen.codes.per_word()],
-                    place,
-                    code + offset,
-                );
-            });
+            let facts = code(screen.level, vector, scale, top, &mut coded);
+            coded.iter_mut().for_each(|code| *code += offset);
+            pack(&coded, screen.codes, words.iter_mut());
             let scale = f64::from(scale);
             queries.inverse_scales.push(1.0 / scale);
-            queries.codes = queries.codes.max(coded.codes);
-            queries.rests = queries.rests.max((coded.rest + rounding * norm) / scale);
+            queries.codes = queries.codes.max(facts.codes);
+            queries.rests = queries.rests.max((facts.rest + rounding * norm) / scale);
             queries.tiny = queries
                 .tiny
                 .max(dim as f64 * f64::from(f32::from_bits(1)) / scale);
@@ -264,22 +267,25 @@ impl QueryCodes {
     #[must_use]
     pub fn start(&self, screen: &Screen, panel: usize) -> (Column<i32>, Column<i32>) {
         let panel = &screen.panels[panel];
-        let scale = f64::from(panel.scale);
-        let widths = std::array::from_fn(|lane| {
-            let (rest, norm) = (f64::from(panel.rests[lane]), f64::from(panel.norms[lane]));
-            let width = self.codes * rest + self.rests * norm + self.tiny;
-            (width / scale * UP).ceil() as i32 + 1
-        });
-        let start = std::array::from_fn(|lane| widths[lane] + panel.offsets[lane]);
-        (widths, start)
+        let (a, b, c) = (self.codes, self.rests, self.tiny);
+        let inverse = UP / f64::from(panel.scale);
+        screen.level.wide(|| {
+            let widths = std::array::from_fn(|lane| {
+                let (rest, norm) = (f64::from(panel.rests[lane]), f64::from(panel.norms[lane]));
+                // more than the rounding to a whole number takes
+                whole((a * rest + b * norm + c) * inverse + 1.0)
+            });
+            let start = std::array::from_fn(|lane: usize| widths[lane] + panel.offsets[lane]);
+            (widths, start)
+        })
     }
 
     /// Set `bars` to whole numbers that the sums of a panel reach wherever the score may be at least
     /// `scores`, one for each row; rows that only fill up a tile do not count.
     pub fn bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
-        // below by what float64 may have added, and by the rounding to a whole number
+        // below by what float64 may have added, and by more than rounding to a whole number takes
         self.whole(screen, panel, scores, bars, |sum| {
-            sum - sum.abs() * 1e-12 - 2.0
+            sum - sum.abs() * 1e-12 - 1.0
         });
     }
 
@@ -287,7 +293,7 @@ impl QueryCodes {
     /// is surely above `scores`.
     pub fn sure_bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
         self.whole(screen, panel, scores, bars, |sum| {
-            sum + sum.abs() * 1e-12 + 2.0
+            sum + sum.abs() * 1e-12 + 1.0
         });
     }
 
@@ -300,12 +306,22 @@ impl QueryCodes {
         round: impl Fn(f64) -> f64,
     ) {
         let inverse = 1.0 / f64::from(screen.panels[panel].scale);
-        let rows = scores.iter().zip(&self.inverse_scales);
-        for (bar, (&score, &of_row)) in bars.iter_mut().zip(rows) {
-            let sum = round(f64::from(score) * (of_row * inverse));
-            *bar = sum.clamp(-OUT_OF_REACH, OUT_OF_REACH) as i32;
-        }
+        screen.level.wide(|| {
+            let rows = scores.iter().zip(&self.inverse_scales);
+            for (bar, (&score, &of_row)) in bars.iter_mut().zip(rows) {
+                let sum = round(f64::from(score) * (of_row * inverse));
+                *bar = whole(sum.clamp(-OUT_OF_REACH, OUT_OF_REACH));
+            }
+        });
     }
+}
+
+/// Return the whole number nearest to a value of less than 2^31.
+#[inline]
+fn whole(value: f64) -> i32 {
+    // the low bits of the sum count from here; a cast would check what is known
+    const ROUND: f64 = (3_u64 << 51) as f64;
+    (value + ROUND).to_bits() as i32
 }
 
 /// Return the scale, or 1 if it is so small that what underflow may add would count. With that, all
@@ -326,37 +342,45 @@ struct Coded {
     sum: i32,
 }
 
-/// Call `put(place, code)` for each place of a vector.
-fn code(vector: &[f32], scale: f32, top: i32, mut put: impl FnMut(usize, i32)) -> Coded {
-    let (inverse, wide, top) = (1.0 / scale, f64::from(scale), top as f32);
-    let (mut codes, mut rest, mut norm, mut sum) = (0.0_f64, 0.0_f64, 0.0_f64, 0);
-    for (place, &value) in vector.iter().enumerate() {
-        // the bits count up from those of ROUND, and a clamp keeps NaN out as well
-        let rounded = (value * inverse).clamp(-top, top) + ROUND;
-        let code = rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed();
-        let (value, number) = (f64::from(value), f64::from(code));
-        let left = value - wide * number;
-        codes += number * number;
-        rest += left * left;
-        norm += value * value;
-        sum += code;
-        put(place, code);
-    }
-    Coded {
-        codes: codes.sqrt() * UP,
-        rest: rest.sqrt() * UP,
-        norm: norm.sqrt() * UP,
-        sum,
-    }
+/// Write the codes of a vector into as many places.
+#[inline]
+fn code(level: Level, vector: &[f32], scale: f32, top: i32, codes: &mut [i32]) -> Coded {
+    level.wide(|| {
+        let (inverse, wide, top) = (1.0 / scale, f64::from(scale), top as f32);
+        // several sums of each kind, which the compiler keeps side by side
+        let mut squares = [[0.0_f64; 8]; 3];
+        for (values, codes) in vector.chunks(8).zip(codes.chunks_mut(8)) {
+            for (index, (&value, code)) in values.iter().zip(codes).enumerate() {
+                let rounded = (value * inverse).clamp(-top, top) + ROUND;
+                // the bits count up from those of ROUND
+                *code = rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed();
+                let (value, number) = (f64::from(value), f64::from(*code));
+                let left = value - wide * number;
+                squares[0][index] += number * number;
+                squares[1][index] += left * left;
+                squares[2][index] += value * value;
+            }
+        }
+        let [codes_norm, rest, norm] = squares.map(|sums| sums.iter().sum::<f64>().sqrt() * UP);
+        Coded {
+            codes: codes_norm,
+            rest,
+            norm,
+            sum: codes.iter().sum(),
+        }
+    })
 }
 
-/// Put a code in its place of a word.
-fn put(codes: Codes, word: &mut i32, place: usize, code: i32) {
-    let (bits, mask) = match codes {
-        Codes::Bytes => (8 * (place % 4), 0xFF),
-        Codes::Shorts => (16 * (place % 2), 0xFFFF),
-    };
-    *word |= (code & mask) << bits;
+/// Put codes, `per_word` to each word, the first in the lowest bits.
+fn pack<'a>(codes: &[i32], kind: Codes, words: impl Iterator<Item = &'a mut i32>) {
+    let per_word = kind.per_word();
+    let (bits, mask) = (32 / per_word, u32::MAX >> (32 - 32 / per_word));
+    for (codes, word) in codes.chunks(per_word).zip(words) {
+        let coded = codes.iter().rev();
+        let packed = coded.fold(0, |all, &code| all << bits | code.cast_unsigned() & mask);
+        // the first code of a short word has nothing above it
+        *word = packed.cast_signed();
+    }
 }
 
 fn norm(vector: &[f32]) -> f64 {

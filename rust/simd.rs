@@ -62,23 +62,22 @@ impl Codes {
 
 /// Call a function of the level's module, compiled for the number of rows.
 macro_rules! dispatch {
-    ($level:expr, $rows:expr, [$p1:literal, $p2:literal], [$a1:literal, $a2:literal], [$b1:literal, $b2:literal],
-     $name:ident $args:tt) => {
+    ($level:expr, $rows:expr, $name:ident $args:tt) => {
         match ($level.0, $rows) {
-            (Kind::Portable, $p1) => portable::$name::<$p1> $args,
-            (Kind::Portable, _) => portable::$name::<$p2> $args,
+            (Kind::Portable, 1) => portable::$name::<1> $args,
+            (Kind::Portable, _) => portable::$name::<4> $args,
             // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, $a1) => unsafe { avx2::$name::<$a1> $args },
+            (Kind::Avx2, 2) => unsafe { avx2::$name::<2> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, _) => unsafe { avx2::$name::<$a2> $args },
+            (Kind::Avx2, _) => unsafe { avx2::$name::<6> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, $b1) => unsafe { avx512::$name::<$b1> $args },
+            (Kind::Avx512, 4) => unsafe { avx512::$name::<4> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, _) => unsafe { avx512::$name::<$b2> $args },
+            (Kind::Avx512, _) => unsafe { avx512::$name::<12> $args },
         }
     };
 }
@@ -90,9 +89,16 @@ impl Level {
         #[allow(unused_mut)]
         let mut levels = vec![Self(Kind::Portable)];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
             levels.push(Self(Kind::Avx2));
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
                 levels.push(Self(Kind::Avx512));
             }
         }
@@ -134,25 +140,13 @@ impl Level {
         self.0 != Kind::Portable
     }
 
-    /// Return the rows of a tile of vectors, for `n_rows` in all.
+    /// Return the rows of a tile, for `n_rows` in all.
     #[must_use]
     pub fn rows(self, n_rows: usize) -> usize {
         match self.0 {
             Kind::Portable => [4, 1][usize::from(n_rows == 1)],
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => [6, 2][usize::from(n_rows <= 2)],
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => [12, 4][usize::from(n_rows <= 4)],
-        }
-    }
-
-    /// Return the rows of a tile of codes, for `n_rows` in all.
-    #[must_use]
-    pub fn code_rows(self, n_rows: usize) -> usize {
-        match self.0 {
-            Kind::Portable => [4, 1][usize::from(n_rows == 1)],
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => [4, 2][usize::from(n_rows <= 2)],
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => [12, 4][usize::from(n_rows <= 4)],
         }
@@ -167,10 +161,24 @@ impl Level {
                 let largest = (f64::from(1 << 30) / dim.max(1) as f64).sqrt() as i32;
                 (largest.min(32_767), largest.min(32_767))
             }
-            // 8 products are summed in 16 bits: 63 * 63 * 8 <= 32767
+            // two products are summed in 16 bits: 2 * (63 + 64) * 127 <= 32767
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, Codes::Bytes) => (31, 63),
+            (Kind::Avx2, Codes::Bytes) => (63, 127),
             (_, Codes::Bytes) => (127, 127),
+        }
+    }
+
+    /// Return what plain code returns, compiled with these instructions as far as it is inlined.
+    #[inline]
+    pub fn wide<R>(self, code: impl FnOnce() -> R) -> R {
+        match self.0 {
+            Kind::Portable => code(),
+            // SAFETY: a level of this kind exists only where the processor has its instructions
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => unsafe { avx2::wide(code) },
+            // SAFETY: as above
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => unsafe { avx512::wide(code) },
         }
     }
 
@@ -185,14 +193,7 @@ impl Level {
         scores: &mut [Column<f32>],
         masks: &mut [u32],
     ) -> bool {
-        dispatch!(
-            self,
-            bars.len(),
-            [1, 4],
-            [2, 6],
-            [4, 12],
-            score(tile, panel, bars, scores, masks)
-        )
+        dispatch!(self, bars.len(), score(tile, panel, bars, scores, masks))
     }
 
     /// Set the bits of `at_least[row]` and of `above[row]` where the inner product is at least
@@ -209,9 +210,6 @@ impl Level {
         dispatch!(
             self,
             bars.len(),
-            [1, 4],
-            [2, 6],
-            [4, 12],
             compare(tile, panel, bars, at_least, above)
         );
     }
@@ -231,24 +229,10 @@ impl Level {
         let rows = bars.len();
         match codes {
             Codes::Bytes => {
-                dispatch!(
-                    self,
-                    rows,
-                    [1, 4],
-                    [2, 4],
-                    [4, 12],
-                    screen_bytes(tile, panel, start, bars, masks)
-                );
+                dispatch!(self, rows, screen_bytes(tile, panel, start, bars, masks));
             }
             Codes::Shorts => {
-                dispatch!(
-                    self,
-                    rows,
-                    [1, 4],
-                    [2, 4],
-                    [4, 12],
-                    screen_shorts(tile, panel, start, bars, masks)
-                );
+                dispatch!(self, rows, screen_shorts(tile, panel, start, bars, masks));
             }
         }
     }
@@ -271,9 +255,6 @@ impl Level {
         dispatch!(
             self,
             bars.len(),
-            [1, 4],
-            [2, 4],
-            [4, 12],
             bracket(tile, panel, start, widths, bars, sure_bars, masks, sure)
         );
     }

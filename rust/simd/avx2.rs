@@ -2,17 +2,14 @@
 
 use super::registers::{load_8, load_8_words, store_8};
 use super::x86::{
-    __m256, __m256i, _CMP_GE_OQ, _CMP_GT_OQ, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_movemask_ps, _mm256_permute2f128_ps, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_ps,
-    _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    __m256, __m256i, _CMP_GE_OQ, _CMP_GT_OQ, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cmp_ps,
+    _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_movemask_ps, _mm256_permute2f128_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 use super::{CHAINS, Column, LANES, portable};
 
 const HALF: usize = LANES / 2;
-/// Words of bytes whose products fit 16 bits together; see `Level::largest_codes`.
-const STEPS: usize = 4;
 
 type Sums<const M: usize> = [[__m256; 2]; M];
 type CodeSums<const M: usize> = [[__m256i; 2]; M];
@@ -123,21 +120,15 @@ fn byte_sums<const M: usize>(
 ) -> CodeSums<M> {
     let mut sums = [load_words(start, half); M];
     let ones = _mm256_set1_epi16(1);
-    let tile = tile.as_chunks::<M>().0.chunks(STEPS);
-    for (tile, columns) in tile.zip(panel.chunks(STEPS)) {
-        let mut short_sums = [[_mm256_setzero_si256(); 2]; M];
-        for (words, column) in tile.iter().zip(columns) {
-            let items = load_words(column, half);
-            for (sums, &word) in short_sums.iter_mut().zip(words) {
-                let word = _mm256_set1_epi32(word);
-                sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(word, items[0]));
-                sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(word, items[1]));
-            }
-        }
-        for (sums, short_sums) in sums.iter_mut().zip(short_sums) {
-            for (sum, short_sum) in sums.iter_mut().zip(short_sums) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(short_sum, ones));
-            }
+    for (words, column) in tile.as_chunks::<M>().0.iter().zip(panel) {
+        let items = load_words(column, half);
+        for (sums, &word) in sums.iter_mut().zip(words) {
+            let word = _mm256_set1_epi32(word);
+            // pairs fit 16 bits: see `Level::largest_codes`
+            let pairs = _mm256_maddubs_epi16(word, items[0]);
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs, ones));
+            let pairs = _mm256_maddubs_epi16(word, items[1]);
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pairs, ones));
         }
     }
     sums
@@ -237,6 +228,11 @@ pub fn bracket<const M: usize>(
             sure[row] |= at_least(sums[row], bars, half);
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn wide<R>(code: impl FnOnce() -> R) -> R {
+    code()
 }
 
 // single chains, but several at once: each has to wait for its last step, together they do not

@@ -181,3 +181,8 @@ pub fn bracket<const M: usize>(
         sure[row] = at_least(sums[row], widths.map(|width| _mm512_add_epi32(width, bar)));
     }
 }
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq,avx512vl")]
+pub fn wide<R>(code: impl FnOnce() -> R) -> R {
+    code()
+}
