@@ -10,11 +10,14 @@
 //! float32. Divided by `s t`, all of this is a bound on the whole number `c.d`, one for each item
 //! where the largest of the queries in a task is taken. Norms are computed in float64 and rounded up.
 
+// what `Level::wide` compiles must be inlined there
+#![allow(clippy::inline_always)]
+
 use rayon::prelude::*;
 
 use crate::catalogue::{Items, tiles};
 use crate::error::Error;
-use crate::simd::{Codes, Column, LANES, Level, prefetch};
+use crate::simd::{Codes, Column, LANES, Level, Plain, prefetch};
 use crate::threads::Workers;
 
 /// Largest width that is screened; wider sums could pass 32 bits.
@@ -24,6 +27,10 @@ const UP: f64 = 1.0 + 1e-9;
 /// A bar that no sum of codes reaches, and whose negative every sum reaches. Sums stay below 2^30,
 /// and what bounds add to them, at most the largest code times the width, far below 2^28.
 const OUT_OF_REACH: f64 = 1.6e9;
+/// Places coded at once.
+const WIDTH: usize = 8;
+/// Items between asking for a vector and using it.
+const AHEAD: usize = 4;
 /// Adding and subtracting it rounds a float32 below 2^22 to a whole number.
 const ROUND: f32 = (3 << 22) as f32;
 
@@ -94,8 +101,16 @@ impl Screen {
                         offsets: [0; LANES],
                     };
                     for (lane, &item) in of_panel.iter().enumerate() {
+                        if let Some(&next) = of_panel.get(lane + AHEAD) {
+                            items.prefetch(next as usize..next as usize + 1);
+                        }
                         let vector = items.vector(item as usize, buffer);
-                        let facts = code(level, vector, scale, top, coded);
+                        let facts = level.wide(Code {
+                            vector,
+                            scale,
+                            top,
+                            codes: coded,
+                        });
                         pack(
                             coded,
                             codes,
@@ -235,7 +250,12 @@ impl QueryCodes {
             .zip(words.chunks_exact_mut(screen.n_words));
         for ((vector, &norm), words) in rows {
             let scale = or_one((norm * share / f64::from(top)) as f32);
-            let facts = code(screen.level, vector, scale, top, &mut coded);
+            let facts = screen.level.wide(Code {
+                vector,
+                scale,
+                top,
+                codes: &mut coded,
+            });
             coded.iter_mut().for_each(|code| *code += offset);
             pack(&coded, screen.codes, words.iter_mut());
             let scale = f64::from(scale);
@@ -266,17 +286,9 @@ impl QueryCodes {
     /// a bar reaches it.
     #[must_use]
     pub fn start(&self, screen: &Screen, panel: usize) -> (Column<i32>, Column<i32>) {
-        let panel = &screen.panels[panel];
-        let (a, b, c) = (self.codes, self.rests, self.tiny);
-        let inverse = UP / f64::from(panel.scale);
-        screen.level.wide(|| {
-            let widths = std::array::from_fn(|lane| {
-                let (rest, norm) = (f64::from(panel.rests[lane]), f64::from(panel.norms[lane]));
-                // more than the rounding to a whole number takes
-                whole((a * rest + b * norm + c) * inverse + 1.0)
-            });
-            let start = std::array::from_fn(|lane: usize| widths[lane] + panel.offsets[lane]);
-            (widths, start)
+        screen.level.wide(Start {
+            queries: self,
+            panel: &screen.panels[panel],
         })
     }
 
@@ -284,40 +296,83 @@ impl QueryCodes {
     /// `scores`, one for each row; rows that only fill up a tile do not count.
     pub fn bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
         // below by what float64 may have added, and by more than rounding to a whole number takes
-        self.whole(screen, panel, scores, bars, |sum| {
-            sum - sum.abs() * 1e-12 - 1.0
-        });
+        self.whole_bars(screen, panel, scores, bars, -1.0);
     }
 
     /// Set `bars` to whole numbers that the sums, less twice their width, reach only where the score
     /// is surely above `scores`.
     pub fn sure_bars(&self, screen: &Screen, panel: usize, scores: &[f32], bars: &mut [i32]) {
-        self.whole(screen, panel, scores, bars, |sum| {
-            sum + sum.abs() * 1e-12 + 1.0
-        });
+        self.whole_bars(screen, panel, scores, bars, 1.0);
     }
 
-    fn whole(
+    fn whole_bars(
         &self,
         screen: &Screen,
         panel: usize,
         scores: &[f32],
         bars: &mut [i32],
-        round: impl Fn(f64) -> f64,
+        away: f64,
     ) {
-        let inverse = 1.0 / f64::from(screen.panels[panel].scale);
-        screen.level.wide(|| {
-            let rows = scores.iter().zip(&self.inverse_scales);
-            for (bar, (&score, &of_row)) in bars.iter_mut().zip(rows) {
-                let sum = round(f64::from(score) * (of_row * inverse));
-                *bar = whole(sum.clamp(-OUT_OF_REACH, OUT_OF_REACH));
-            }
+        screen.level.wide(Bars {
+            scores,
+            of_rows: &self.inverse_scales,
+            of_panel: 1.0 / f64::from(screen.panels[panel].scale),
+            away,
+            bars,
         });
     }
 }
 
+struct Start<'a> {
+    queries: &'a QueryCodes,
+    panel: &'a Panel,
+}
+
+impl Plain for Start<'_> {
+    type Output = (Column<i32>, Column<i32>);
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let Self { queries, panel } = self;
+        let (codes, rests, tiny) = (queries.codes, queries.rests, queries.tiny);
+        let inverse = UP / f64::from(panel.scale);
+        let (mut widths, mut start) = ([0; LANES], [0; LANES]);
+        for lane in 0..LANES {
+            let (rest, norm) = (f64::from(panel.rests[lane]), f64::from(panel.norms[lane]));
+            // more than rounding to a whole number takes
+            widths[lane] = whole((codes * rest + rests * norm + tiny) * inverse + 1.0);
+            start[lane] = widths[lane] + panel.offsets[lane];
+        }
+        (widths, start)
+    }
+}
+
+struct Bars<'a> {
+    scores: &'a [f32],
+    /// Inverse scales of the rows, and of the panel.
+    of_rows: &'a [f64],
+    of_panel: f64,
+    /// -1 to round down and 1 to round up.
+    away: f64,
+    bars: &'a mut [i32],
+}
+
+impl Plain for Bars<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let rows = self.scores.iter().zip(self.of_rows);
+        for (bar, (&score, &of_row)) in self.bars.iter_mut().zip(rows) {
+            let sum = f64::from(score) * (of_row * self.of_panel);
+            let sum = sum + self.away * (sum.abs() * 1e-12 + 1.0);
+            *bar = whole(sum.clamp(-OUT_OF_REACH, OUT_OF_REACH));
+        }
+    }
+}
+
 /// Return the whole number nearest to a value of less than 2^31.
-#[inline]
+#[inline(always)]
 fn whole(value: f64) -> i32 {
     // the low bits of the sum count from here; a cast would check what is known
     const ROUND: f64 = (3_u64 << 51) as f64;
@@ -342,33 +397,52 @@ struct Coded {
     sum: i32,
 }
 
-/// Write the codes of a vector into as many places.
-#[inline]
-fn code(level: Level, vector: &[f32], scale: f32, top: i32, codes: &mut [i32]) -> Coded {
-    level.wide(|| {
-        let (inverse, wide, top) = (1.0 / scale, f64::from(scale), top as f32);
-        // several sums of each kind, which the compiler keeps side by side
-        let mut squares = [[0.0_f64; 8]; 3];
-        for (values, codes) in vector.chunks(8).zip(codes.chunks_mut(8)) {
-            for (index, (&value, code)) in values.iter().zip(codes).enumerate() {
+/// Writes the codes of a vector, `vector / scale` rounded, into as many places.
+struct Code<'a> {
+    vector: &'a [f32],
+    scale: f32,
+    /// Largest code.
+    top: i32,
+    codes: &'a mut [i32],
+}
+
+impl Plain for Code<'_> {
+    type Output = Coded;
+
+    #[inline(always)]
+    fn run(self) -> Coded {
+        let (inverse, scale, top) = (1.0 / self.scale, f64::from(self.scale), self.top as f32);
+        // several sums of each kind side by side, and a last step filled up with zeros
+        let mut squares = [[0.0_f64; WIDTH]; 3];
+        let mut sums = [0; WIDTH];
+        let (whole, rest) = self.vector.as_chunks::<WIDTH>();
+        let mut last = [0.0; WIDTH];
+        last[..rest.len()].copy_from_slice(rest);
+        let values = whole.iter().chain((!rest.is_empty()).then_some(&last));
+        for (values, codes) in values.zip(self.codes.chunks_mut(WIDTH)) {
+            // the bits count up from those of ROUND
+            let numbers = values.map(|value| {
                 let rounded = (value * inverse).clamp(-top, top) + ROUND;
-                // the bits count up from those of ROUND
-                *code = rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed();
-                let (value, number) = (f64::from(value), f64::from(*code));
-                let left = value - wide * number;
+                rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed()
+            });
+            for index in 0..WIDTH {
+                let (value, number) = (f64::from(values[index]), f64::from(numbers[index]));
+                let left = value - scale * number;
                 squares[0][index] += number * number;
                 squares[1][index] += left * left;
                 squares[2][index] += value * value;
+                sums[index] += numbers[index];
             }
+            codes.copy_from_slice(&numbers[..codes.len()]);
         }
-        let [codes_norm, rest, norm] = squares.map(|sums| sums.iter().sum::<f64>().sqrt() * UP);
+        let [codes, rest, norm] = squares.map(|sums| sums.iter().sum::<f64>().sqrt() * UP);
         Coded {
-            codes: codes_norm,
+            codes,
             rest,
             norm,
-            sum: codes.iter().sum(),
+            sum: sums.iter().sum(),
         }
-    })
+    }
 }
 
 /// Put codes, `per_word` to each word, the first in the lowest bits.

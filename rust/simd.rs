@@ -40,6 +40,14 @@ enum Kind {
     Avx512,
 }
 
+/// Plain code that [`Level::wide`] compiles for each level.
+pub trait Plain {
+    type Output;
+
+    /// Do it; must be `#[inline(always)]`, or the level's instructions stop at the call.
+    fn run(self) -> Self::Output;
+}
+
 /// How wide the codes of screened vectors are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codes {
@@ -168,11 +176,11 @@ impl Level {
         }
     }
 
-    /// Return what plain code returns, compiled with these instructions as far as it is inlined.
+    /// Return what plain code returns, compiled with these instructions.
     #[inline]
-    pub fn wide<R>(self, code: impl FnOnce() -> R) -> R {
+    pub fn wide<P: Plain>(self, code: P) -> P::Output {
         match self.0 {
-            Kind::Portable => code(),
+            Kind::Portable => code.run(),
             // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::wide(code) },

@@ -7,7 +7,7 @@ use super::x86::{
     _mm256_movemask_ps, _mm256_permute2f128_ps, _mm256_set1_epi16, _mm256_set1_epi32,
     _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
-use super::{CHAINS, Column, LANES, portable};
+use super::{CHAINS, Column, LANES, Plain, portable};
 
 const HALF: usize = LANES / 2;
 
@@ -231,8 +231,8 @@ pub fn bracket<const M: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub fn wide<R>(code: impl FnOnce() -> R) -> R {
-    code()
+pub fn wide<P: Plain>(code: P) -> P::Output {
+    code.run()
 }
 
 // single chains, but several at once: each has to wait for its last step, together they do not

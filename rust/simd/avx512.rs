@@ -6,7 +6,7 @@ use super::x86::{
     _mm512_cmpge_epi32_mask, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
-use super::{Column, LANES};
+use super::{Column, LANES, Plain};
 
 type Sums<const M: usize> = [[__m512; 2]; M];
 type CodeSums<const M: usize> = [[__m512i; 2]; M];
@@ -183,6 +183,6 @@ pub fn bracket<const M: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq,avx512vl")]
-pub fn wide<R>(code: impl FnOnce() -> R) -> R {
-    code()
+pub fn wide<P: Plain>(code: P) -> P::Output {
+    code.run()
 }
