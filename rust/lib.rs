@@ -2,10 +2,14 @@
 
 pub mod alias;
 pub mod best;
+#[cfg(test)]
+mod cases;
 pub mod catalogue;
+mod codes;
 pub mod denoising;
 pub mod error;
 pub mod histories;
+mod offers;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;

@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::scoring::{Search, any, lanes};
+use crate::offers::{any, lanes};
+use crate::scoring::Search;
 use crate::screening::Screen;
-use crate::simd::{CHAINS, LANES};
+use crate::simd::{CHAINS, Codes, LANES};
 use crate::threads::Workers;
 
 /// How many candidates score above the target of each query, how many the same, out of how many.
@@ -62,13 +63,17 @@ fn check_targets(search: &Search, targets: &[i32]) -> Result<(), Error> {
 pub fn ranks(search: &Search, targets: &[i32], workers: &Workers) -> Result<Ranks, Error> {
     check_targets(search, targets)?;
     let (tasks, parts) = search.tasks(workers.count());
+    // bytes leave too much open where many items score near the target
+    let screen = search
+        .screen
+        .filter(|screen| screen.codes() == Codes::Shorts);
     let counts = tasks.par_iter().map(|queries| {
         let mut scorer = Scorer::new(search.queries, search.items, search.level);
         let bars: Vec<f32> = queries
             .clone()
             .map(|query| scorer.scores(query, &targets[query..=query])[0])
             .collect();
-        let parts = parts.par_iter().map(|panels| match search.screen {
+        let parts = parts.par_iter().map(|panels| match screen {
             Some(screen) => count_screened(search, screen, queries, &bars, panels, workers),
             None => count_all(search, queries, &bars, panels, workers),
         });
@@ -283,4 +288,80 @@ pub fn ranks_among(
         ranks.push(count, n_open);
     }
     Ok(ranks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases::{Case, SIZES};
+
+    fn targets(case: &Case) -> Vec<i32> {
+        let of = |query| (query * 7 % case.n_items()) as i32;
+        (0..case.n_queries()).map(of).collect()
+    }
+
+    fn counted(case: &Case, targets: &[i32], among: impl Fn(i32) -> bool) -> Ranks {
+        let mut ranks = Ranks::default();
+        for (query, &target) in targets.iter().enumerate() {
+            let scores = case.scores(query);
+            let (seen, bar) = (case.seen_of(query), scores[target as usize]);
+            let open: Vec<f32> = (0..)
+                .zip(scores)
+                .filter(|(item, _)| *item != target && seen.binary_search(item).is_err())
+                .filter_map(|(item, score)| among(item).then_some(score))
+                .collect();
+            let count = Count {
+                greater: open.iter().filter(|&&score| score > bar).count() as i32,
+                equal: open.iter().filter(|&&score| score == bar).count() as i32,
+            };
+            ranks.push(count, open.len());
+        }
+        ranks
+    }
+
+    #[test]
+    fn every_way_of_counting_gives_the_counts_of_a_plain_loop() {
+        for sizes in SIZES {
+            for whole in [true, false] {
+                let case = Case::new(sizes, whole);
+                let targets = targets(&case);
+                let expected = counted(&case, &targets, |_| true);
+                case.each_way(
+                    |search, workers| ranks(search, &targets, workers),
+                    |found, way| assert_eq!(found, &expected, "{sizes:?} {way}"),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn candidates_take_the_place_of_all_items() {
+        let case = Case::new([6, 2, 90, 7], true);
+        let targets = targets(&case);
+        let candidates: Vec<i32> = (0..90).filter(|item| item % 2 == 0).collect();
+        let items: Vec<i32> = (0..6).flat_map(|_| candidates.clone()).collect();
+        let offsets: Vec<i64> = (0..=6).map(|query| query * 45).collect();
+        let expected = counted(&case, &targets, |item| item % 2 == 0);
+        case.each_way(
+            |search, workers| {
+                let candidates = Histories::new(&offsets, &items, 90)?;
+                ranks_among(search, &targets, &candidates, workers)
+            },
+            |found, way| assert_eq!(found, &expected, "{way}"),
+        );
+    }
+
+    #[test]
+    fn targets_that_are_not_there_are_refused() {
+        let case = Case::new([2, 1, 5, 2], true);
+        case.each_way(
+            |search, workers| {
+                for targets in [&[0][..], &[0, 5], &[-1, 0]] {
+                    assert!(ranks(search, targets, workers).is_err());
+                }
+                Ok(())
+            },
+            |(), _| (),
+        );
+    }
 }

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::best::{Best, keep_for};
-use crate::catalogue::{Items, Queries, Scorer, Spread, tiles};
+use crate::best::Best;
+use crate::catalogue::{Items, Queries, Scorer, Spread};
 use crate::error::Error;
 use crate::histories::Histories;
+use crate::offers::{Offers, offer_all, offer_screened};
 use crate::screening::Screen;
 use crate::simd::{CHAINS, LANES, Level};
 use crate::threads::Workers;
@@ -106,12 +107,9 @@ pub fn top_k(search: &Search, k: usize, workers: &Workers) -> Result<(Vec<i32>, 
                     .zip(&other)
                     .for_each(|(best, other)| best.merge(other));
             }
+            complete(search, k, queries.start, &mut best, workers)?;
             let places = numbers.chunks_mut(k).zip(scores.chunks_mut(k));
-            for ((query, mut best), (numbers, scores)) in queries.clone().zip(best).zip(places) {
-                let seen = search.seen[query];
-                if !best.is_complete(search.items.n_items() - seen.len(), seen) {
-                    best = in_order(search, k, query, workers)?;
-                }
+            for (best, (numbers, scores)) in best.into_iter().zip(places) {
                 best.write(numbers, scores);
             }
             Ok(())
@@ -147,209 +145,37 @@ fn offer(
     Ok(offers.finish())
 }
 
-/// Return the best of one query, found in the order of the items.
-fn in_order(search: &Search, k: usize, query: usize, workers: &Workers) -> Result<Best, Error> {
-    let mut offers = Offers::new(search, query, vec![Best::in_order(k)], k);
-    let n_panels = search.items.n_items().div_ceil(LANES);
-    offer_all(&mut offers, 0..n_panels, n_panels, workers)?;
-    let mut best = offers.finish().pop().unwrap_or_else(|| Best::in_order(k));
-    best.shrink(k, search.seen[query]);
-    Ok(best)
-}
-
-/// Offer every item of the panels with its score.
-fn offer_all(
-    offers: &mut Offers,
-    panels: impl Iterator<Item = usize>,
-    n_panels: usize,
-    workers: &Workers,
-) -> Result<(), Error> {
-    let Search { items, level, .. } = *offers.search;
-    let (dim, n_vectors) = (items.dim(), offers.n_vectors);
-    let rows = level.rows(offers.bars.len());
-    let tiles = tiles(offers.vectors(), dim, rows, 0.0);
-    let n_rows = tiles.len() / dim;
-    // rows that only fill up a tile score 0, and nobody looks
-    offers.bars.resize(n_rows, f32::INFINITY);
-    let mut masks = vec![0; n_rows];
-    let mut scores = vec![[0.0; LANES]; n_rows];
-    let mut buffer = vec![0.0; LANES * dim];
-    let mut columns = vec![[0.0; LANES]; dim];
-    let mut panels = panels.enumerate().peekable();
-    while let Some((number, panel)) = panels.next() {
-        workers.go_on()?;
-        let first = panel * LANES;
-        let n_lanes = LANES.min(items.n_items() - first);
-        level.transpose(items.rows(first, &mut buffer), dim, &mut columns);
-        if let Some((_, next)) = panels.peek() {
-            items.prefetch(next * LANES..(next + 1) * LANES);
-        }
-        let places = masks
-            .chunks_exact_mut(rows)
-            .zip(scores.chunks_exact_mut(rows));
-        let bars = offers.bars.chunks_exact(rows);
-        for (((masks, scores), bars), tile) in places.zip(bars).zip(tiles.chunks_exact(rows * dim))
-        {
-            level.score(tile, &columns, bars, scores, masks);
-        }
-        offers.keep = offers.keep_after(number + 1, n_panels);
-        for query in 0..offers.best.len() {
-            let mask = any(&masks, query, n_vectors) & (u32::MAX >> (LANES - n_lanes));
-            for lane in lanes(mask) {
-                let item = (first + lane) as i32;
-                if n_vectors == 1 {
-                    offers.scored(query, item, scores[query][lane]);
-                } else {
-                    offers.unscored(query, item);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Offer those items of the panels whose codes do not show that they score below the bar.
-fn offer_screened(
-    offers: &mut Offers,
-    screen: &Screen,
-    panels: impl Iterator<Item = usize>,
-    n_panels: usize,
-    workers: &Workers,
-) -> Result<(), Error> {
-    let (level, n_vectors) = (offers.search.level, offers.n_vectors);
-    let codes = screen.queries(offers.vectors());
-    let n_rows = codes.n_rows();
-    offers.bars.resize(n_rows, f32::INFINITY);
-    let mut masks = vec![0; n_rows];
-    let mut sum_bars = vec![0; n_rows];
-    let mut panels = panels.enumerate().peekable();
-    while let Some((number, panel)) = panels.next() {
-        workers.go_on()?;
-        if let Some(&(_, next)) = panels.peek() {
-            screen.prefetch(next);
-        }
-        let (_, start) = codes.start(screen, panel);
-        codes.bars(screen, panel, &offers.bars, &mut sum_bars);
-        let words = screen.words(panel);
-        let places = masks
-            .chunks_exact_mut(codes.rows)
-            .zip(sum_bars.chunks_exact(codes.rows));
-        for ((masks, bars), tile) in places.zip(codes.tiles()) {
-            level.screen(screen.codes(), tile, words, &start, bars, masks);
-        }
-        offers.keep = offers.keep_after(number + 1, n_panels);
-        let items = screen.items(panel);
-        for query in 0..offers.best.len() {
-            let mask = any(&masks, query, n_vectors) & (u32::MAX >> (LANES - items.len()));
-            for lane in lanes(mask) {
-                offers.unscored(query, items[lane]);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Return the bits that are set in the mask of any vector of a query.
-#[inline]
-pub fn any(masks: &[u32], query: usize, n_vectors: usize) -> u32 {
-    if n_vectors == 1 {
-        return masks[query];
-    }
-    let masks = &masks[query * n_vectors..][..n_vectors];
-    masks.iter().fold(0, |all, mask| all | mask)
-}
-
-/// Return the lanes whose bits are set.
-#[inline]
-pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lane = mask.trailing_zeros() as usize;
-        mask &= mask.wrapping_sub(1);
-        (lane < LANES).then_some(lane)
-    })
-}
-
-/// What some queries in a row keep of the items offered to them.
-struct Offers<'a, 's> {
-    search: &'s Search<'a>,
-    first: usize,
-    n_vectors: usize,
-    best: Vec<Best>,
-    /// Lowest score worth offering, for each vector of each query.
-    bars: Vec<f32>,
-    /// Items whose scores are computed when there are enough for one go.
-    waiting: Vec<([i32; CHAINS], usize)>,
-    scorer: Scorer<'a>,
+/// Search again, in the order of the items, where the bar has risen too fast or too many items score
+/// the same.
+fn complete(
+    search: &Search,
     k: usize,
-    /// How many to keep when there is no more room.
-    keep: usize,
-}
-
-impl<'a, 's> Offers<'a, 's> {
-    fn new(search: &'s Search<'a>, first: usize, best: Vec<Best>, k: usize) -> Self {
-        let n_vectors = search.queries.n_vectors();
-        Self {
-            search,
-            first,
-            n_vectors,
-            bars: vec![f32::NEG_INFINITY; best.len() * n_vectors],
-            waiting: vec![([0; CHAINS], 0); best.len()],
-            scorer: Scorer::new(search.queries, search.items, search.level),
-            best,
-            k,
-            keep: k,
+    first: usize,
+    best: &mut [Best],
+    workers: &Workers,
+) -> Result<(), Error> {
+    let n_items = search.items.n_items();
+    let seen = &search.seen[first..first + best.len()];
+    let rows = best.iter_mut().zip(seen);
+    let is_complete: Vec<bool> = rows
+        .map(|(best, seen)| best.is_complete(n_items - seen.len(), seen))
+        .collect();
+    let mut start = 0;
+    for run in is_complete.chunk_by(|a, b| a == b) {
+        let end = start + run.len();
+        if !run[0] {
+            let empty = vec![Best::in_order(k); run.len()];
+            let mut offers = Offers::new(search, first + start, empty, k);
+            let n_panels = n_items.div_ceil(LANES);
+            offer_all(&mut offers, 0..n_panels, n_panels, workers)?;
+            best[start..end].clone_from_slice(&offers.finish());
+            for (best, seen) in best[start..end].iter_mut().zip(&seen[start..end]) {
+                best.shrink(k, seen);
+            }
         }
+        start = end;
     }
-
-    fn vectors(&self) -> &'a [f32] {
-        self.search
-            .queries
-            .vectors(self.first..self.first + self.best.len())
-    }
-
-    /// Return how many to keep after some of all panels; all if they come in the items' order.
-    fn keep_after(&self, number: usize, n_panels: usize) -> usize {
-        if self.best.iter().any(Best::is_in_order) {
-            self.k
-        } else {
-            keep_for(self.k, number, n_panels)
-        }
-    }
-
-    #[inline]
-    fn scored(&mut self, query: usize, item: i32, score: f32) {
-        let best = &mut self.best[query];
-        if score >= best.bar() && best.push(score, item) {
-            best.shrink(self.keep, self.search.seen[self.first + query]);
-            self.bars[query * self.n_vectors..][..self.n_vectors].fill(best.bar());
-        }
-    }
-
-    #[inline]
-    fn unscored(&mut self, query: usize, item: i32) {
-        self.search.items.prefetch(item as usize..item as usize + 1);
-        let (items, n) = &mut self.waiting[query];
-        items[*n] = item;
-        *n += 1;
-        if *n == CHAINS {
-            self.score_waiting(query);
-        }
-    }
-
-    fn score_waiting(&mut self, query: usize) {
-        let (items, n) = std::mem::take(&mut self.waiting[query]);
-        let scores = self.scorer.scores(self.first + query, &items[..n]);
-        for (&item, score) in items[..n].iter().zip(scores) {
-            self.scored(query, item, score);
-        }
-    }
-
-    fn finish(mut self) -> Vec<Best> {
-        for query in 0..self.best.len() {
-            self.score_waiting(query);
-        }
-        self.best
-    }
+    Ok(())
 }
 
 /// Return the `k` best unseen of each query's own candidates, as [`top_k`] does of all items.
@@ -387,4 +213,117 @@ pub fn top_k_among(
         },
     )?;
     Ok((numbers, scores))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::best::NO_ITEM;
+    use crate::cases::{Case, SIZES};
+
+    /// Sort every unseen item as documented.
+    fn sorted(case: &Case, query: usize, k: usize, among: impl Fn(i32) -> bool) -> Vec<(i32, f32)> {
+        let scores = (0..).zip(case.scores(query));
+        let open = |item: &i32| case.seen_of(query).binary_search(item).is_err() && among(*item);
+        let mut all: Vec<_> = scores.filter(|(item, _)| open(item)).collect();
+        all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        all.resize(k.max(all.len()), (NO_ITEM, f32::NEG_INFINITY));
+        all.truncate(k);
+        all
+    }
+
+    #[test]
+    fn every_way_of_searching_finds_the_sorted_list() {
+        for sizes in SIZES {
+            for whole in [true, false] {
+                let case = Case::new(sizes, whole);
+                for k in [1, 10, 200, 2000] {
+                    let expected: Vec<_> = (0..case.n_queries())
+                        .flat_map(|query| sorted(&case, query, k, |_| true))
+                        .collect();
+                    case.each_way(
+                        |search, workers| top_k(search, k, workers),
+                        |(items, scores), way| {
+                            let found = items.iter().copied().zip(scores.iter().copied());
+                            assert!(found.eq(expected.iter().copied()), "{sizes:?} {k} {way}");
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn candidates_are_ranked_among_themselves() {
+        let case = Case::new([6, 2, 90, 7], true);
+        let candidates: Vec<i32> = (0..90).filter(|item| item % 2 == 0).collect();
+        let items: Vec<i32> = (0..6).flat_map(|_| candidates.clone()).collect();
+        let offsets: Vec<i64> = (0..=6).map(|query| query * 45).collect();
+        let expected: Vec<_> = (0..6)
+            .flat_map(|query| sorted(&case, query, 50, |item| item % 2 == 0))
+            .collect();
+        case.each_way(
+            |search, workers| {
+                let candidates = Histories::new(&offsets, &items, 90)?;
+                top_k_among(search, &candidates, 50, workers)
+            },
+            |(items, scores), way| {
+                let found = items.iter().copied().zip(scores.iter().copied());
+                assert!(found.eq(expected.iter().copied()), "{way}");
+            },
+        );
+    }
+
+    #[test]
+    fn a_catalogue_of_equals_gives_the_lowest_numbers() {
+        let mut case = Case::new([2, 1, 3000, 4], true);
+        case.items.fill(1.0);
+        case.halves.fill(half::f16::ONE);
+        case.each_way(
+            |search, workers| top_k(search, 3, workers),
+            |(items, _), way| assert_eq!(items, &[0, 2, 3, 0, 1, 2], "{way}"),
+        );
+    }
+
+    #[test]
+    fn the_work_is_cut_for_the_threads() {
+        let case = Case::new([100, 1, 640, 4], true);
+        case.each_way(
+            |search, workers| {
+                let (queries, panels) = search.tasks(workers.count());
+                Ok((queries, panels, workers.count()))
+            },
+            |(queries, panels, n_threads), _| {
+                assert_eq!(queries.len(), *n_threads);
+                assert_eq!((panels.len(), panels[0].clone()), (1, 0..20));
+                assert_eq!(
+                    queries.iter().map(ExactSizeIterator::len).sum::<usize>(),
+                    100
+                );
+            },
+        );
+        let one = Case::new([1, 1, 640, 4], true);
+        one.each_way(
+            |search, workers| Ok((search.tasks(workers.count()).1.len(), workers.count())),
+            |(n_parts, n_threads), _| assert_eq!(n_parts, n_threads),
+        );
+    }
+
+    #[test]
+    fn no_place_and_rows_that_do_not_fit_are_refused() {
+        let case = Case::new([2, 1, 5, 2], true);
+        case.each_way(
+            |search, workers| {
+                assert!(top_k(search, 0, workers).is_err());
+                let one = Histories::new(&[0, 0], &[], 5)?;
+                assert!(top_k_among(search, &one, 1, workers).is_err());
+                let screen = search.screen;
+                assert!(
+                    Search::new(search.queries, search.items, &one, search.level, screen).is_err()
+                );
+                Ok(())
+            },
+            |(), _| (),
+        );
+    }
 }

@@ -16,23 +16,18 @@
 use rayon::prelude::*;
 
 use crate::catalogue::{Items, tiles};
+use crate::codes::{Code, UP, norm, or_one, pack, round_up, whole};
 use crate::error::Error;
 use crate::simd::{Codes, Column, LANES, Level, Plain, prefetch};
 use crate::threads::Workers;
 
 /// Largest width that is screened; wider sums could pass 32 bits.
 const MAX_DIM: usize = 16_384;
-/// What float64 rounding can take from a bound, with room to spare.
-const UP: f64 = 1.0 + 1e-9;
 /// A bar that no sum of codes reaches, and whose negative every sum reaches. Sums stay below 2^30,
 /// and what bounds add to them, at most the largest code times the width, far below 2^28.
 const OUT_OF_REACH: f64 = 1.6e9;
-/// Places coded at once.
-const WIDTH: usize = 8;
 /// Items between asking for a vector and using it.
 const AHEAD: usize = 4;
-/// Adding and subtracting it rounds a float32 below 2^22 to a whole number.
-const ROUND: f32 = (3 << 22) as f32;
 
 /// The codes of a catalogue, in panels of items of like scale.
 #[derive(Debug)]
@@ -200,7 +195,7 @@ pub struct QueryCodes {
     words: Vec<i32>,
     inverse_scales: Vec<f64>,
     /// Largest norm of codes.
-    codes: f64,
+    code_norm: f64,
     /// Largest norm of what the codes leave out, with what rounding may add, over the scale.
     rests: f64,
     /// Largest sum of what underflow may add, over the scale.
@@ -240,7 +235,7 @@ impl QueryCodes {
             n_words: screen.n_words,
             words: Vec::new(),
             inverse_scales: Vec::with_capacity(n_rows),
-            codes: 0.0,
+            code_norm: 0.0,
             rests: 0.0,
             tiny: 0.0,
         };
@@ -256,11 +251,13 @@ impl QueryCodes {
                 top,
                 codes: &mut coded,
             });
-            coded.iter_mut().for_each(|code| *code += offset);
+            for code in &mut coded {
+                *code += offset;
+            }
             pack(&coded, screen.codes, words.iter_mut());
             let scale = f64::from(scale);
             queries.inverse_scales.push(1.0 / scale);
-            queries.codes = queries.codes.max(facts.codes);
+            queries.code_norm = queries.code_norm.max(facts.codes);
             queries.rests = queries.rests.max((facts.rest + rounding * norm) / scale);
             queries.tiny = queries
                 .tiny
@@ -313,12 +310,12 @@ impl QueryCodes {
         bars: &mut [i32],
         away: f64,
     ) {
-        screen.level.wide(Bars {
+        screen.level.wide(WholeBars {
             scores,
             of_rows: &self.inverse_scales,
             of_panel: 1.0 / f64::from(screen.panels[panel].scale),
             away,
-            bars,
+            places: bars,
         });
     }
 }
@@ -334,7 +331,7 @@ impl Plain for Start<'_> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         let Self { queries, panel } = self;
-        let (codes, rests, tiny) = (queries.codes, queries.rests, queries.tiny);
+        let (codes, rests, tiny) = (queries.code_norm, queries.rests, queries.tiny);
         let inverse = UP / f64::from(panel.scale);
         let (mut widths, mut start) = ([0; LANES], [0; LANES]);
         for lane in 0..LANES {
@@ -347,124 +344,28 @@ impl Plain for Start<'_> {
     }
 }
 
-struct Bars<'a> {
+struct WholeBars<'a> {
     scores: &'a [f32],
     /// Inverse scales of the rows, and of the panel.
     of_rows: &'a [f64],
     of_panel: f64,
     /// -1 to round down and 1 to round up.
     away: f64,
-    bars: &'a mut [i32],
+    places: &'a mut [i32],
 }
 
-impl Plain for Bars<'_> {
+impl Plain for WholeBars<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
         let rows = self.scores.iter().zip(self.of_rows);
-        for (bar, (&score, &of_row)) in self.bars.iter_mut().zip(rows) {
+        for (bar, (&score, &of_row)) in self.places.iter_mut().zip(rows) {
             let sum = f64::from(score) * (of_row * self.of_panel);
             let sum = sum + self.away * (sum.abs() * 1e-12 + 1.0);
             *bar = whole(sum.clamp(-OUT_OF_REACH, OUT_OF_REACH));
         }
     }
-}
-
-/// Return the whole number nearest to a value of less than 2^31.
-#[inline(always)]
-fn whole(value: f64) -> i32 {
-    // the low bits of the sum count from here; a cast would check what is known
-    const ROUND: f64 = (3_u64 << 51) as f64;
-    (value + ROUND).to_bits() as i32
-}
-
-/// Return the scale, or 1 if it is so small that what underflow may add would count. With that, all
-/// codes are 0 and the vector is its own rest.
-fn or_one(scale: f32) -> f32 {
-    if scale >= 1e-18 { scale } else { 1.0 }
-}
-
-/// What is known of a vector's codes, all rounded up.
-struct Coded {
-    /// Norm of the codes.
-    codes: f64,
-    /// Norm of what they leave out.
-    rest: f64,
-    /// Norm of the vector.
-    norm: f64,
-    /// Sum of the codes.
-    sum: i32,
-}
-
-/// Writes the codes of a vector, `vector / scale` rounded, into as many places.
-struct Code<'a> {
-    vector: &'a [f32],
-    scale: f32,
-    /// Largest code.
-    top: i32,
-    codes: &'a mut [i32],
-}
-
-impl Plain for Code<'_> {
-    type Output = Coded;
-
-    #[inline(always)]
-    fn run(self) -> Coded {
-        let (inverse, scale, top) = (1.0 / self.scale, f64::from(self.scale), self.top as f32);
-        // several sums of each kind side by side, and a last step filled up with zeros
-        let mut squares = [[0.0_f64; WIDTH]; 3];
-        let mut sums = [0; WIDTH];
-        let (whole, rest) = self.vector.as_chunks::<WIDTH>();
-        let mut last = [0.0; WIDTH];
-        last[..rest.len()].copy_from_slice(rest);
-        let values = whole.iter().chain((!rest.is_empty()).then_some(&last));
-        for (values, codes) in values.zip(self.codes.chunks_mut(WIDTH)) {
-            // the bits count up from those of ROUND
-            let numbers = values.map(|value| {
-                let rounded = (value * inverse).clamp(-top, top) + ROUND;
-                rounded.to_bits().cast_signed() - ROUND.to_bits().cast_signed()
-            });
-            for index in 0..WIDTH {
-                let (value, number) = (f64::from(values[index]), f64::from(numbers[index]));
-                let left = value - scale * number;
-                squares[0][index] += number * number;
-                squares[1][index] += left * left;
-                squares[2][index] += value * value;
-                sums[index] += numbers[index];
-            }
-            codes.copy_from_slice(&numbers[..codes.len()]);
-        }
-        let [codes, rest, norm] = squares.map(|sums| sums.iter().sum::<f64>().sqrt() * UP);
-        Coded {
-            codes,
-            rest,
-            norm,
-            sum: sums.iter().sum(),
-        }
-    }
-}
-
-/// Put codes, `per_word` to each word, the first in the lowest bits.
-fn pack<'a>(codes: &[i32], kind: Codes, words: impl Iterator<Item = &'a mut i32>) {
-    let per_word = kind.per_word();
-    let (bits, mask) = (32 / per_word, u32::MAX >> (32 - 32 / per_word));
-    for (codes, word) in codes.chunks(per_word).zip(words) {
-        let coded = codes.iter().rev();
-        let packed = coded.fold(0, |all, &code| all << bits | code.cast_unsigned() & mask);
-        // the first code of a short word has nothing above it
-        *word = packed.cast_signed();
-    }
-}
-
-fn norm(vector: &[f32]) -> f64 {
-    let squares = vector.iter().map(|&value| f64::from(value).powi(2));
-    squares.sum::<f64>().sqrt() * UP
-}
-
-/// Return a float32 that is not below a value.
-fn round_up(value: f64) -> f32 {
-    (value as f32).next_up()
 }
 
 /// Return the largest absolute value of each item.
@@ -481,4 +382,129 @@ fn largest_values(items: &Items) -> Vec<f32> {
         },
     );
     largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Values;
+    use crate::random::Random;
+    use crate::threads::on;
+
+    /// Check that a score never falls outside what its codes say.
+    fn check_bounds(queries: &[f32], items: &[f32], dim: usize, level: Level, codes: Codes) {
+        let items_of = Items::new(Values::F32(items), dim).unwrap();
+        let screen = on(1, |workers| Screen::new(&items_of, codes, level, workers));
+        let screen = screen.unwrap().unwrap();
+        let n_rows = queries.len() / dim;
+        let rows_of = screen.queries(queries);
+        let all = rows_of.n_rows();
+        for panel in 0..screen.n_panels() {
+            let (widths, start) = rows_of.start(&screen, panel);
+            let twice = widths.map(|width| 2 * width);
+            for (lane, &item) in screen.items(panel).iter().enumerate() {
+                let item = &items[item as usize * dim..][..dim];
+                let score = |query: &[f32]| {
+                    query
+                        .iter()
+                        .zip(item)
+                        .fold(0.0_f32, |sum, (a, b)| a.mul_add(*b, sum))
+                };
+                let scores: Vec<f32> = queries.chunks(dim).map(score).collect();
+                // the score itself as the bar is reached, and not surely passed
+                for bars in [&scores, &scores.iter().map(|s| s.next_down()).collect()] {
+                    let (mut maybe, mut sure) = (vec![0; all], vec![0; all]);
+                    rows_of.bars(&screen, panel, bars, &mut maybe);
+                    rows_of.sure_bars(&screen, panel, &scores, &mut sure);
+                    let (mut reached, mut passed) = (vec![0; all], vec![0; all]);
+                    for (index, tile) in rows_of.tiles().enumerate() {
+                        let rows = index * rows_of.rows..(index + 1) * rows_of.rows;
+                        let words = screen.words(panel);
+                        level.screen(
+                            codes,
+                            tile,
+                            words,
+                            &start,
+                            &maybe[rows.clone()],
+                            &mut reached[rows.clone()],
+                        );
+                        if codes == Codes::Shorts {
+                            let mut also = vec![0; rows_of.rows];
+                            level.bracket(
+                                tile,
+                                words,
+                                &start,
+                                &twice,
+                                &maybe[rows.clone()],
+                                &sure[rows.clone()],
+                                &mut also,
+                                &mut passed[rows.clone()],
+                            );
+                            assert_eq!(also, reached[rows]);
+                        }
+                    }
+                    for row in 0..n_rows {
+                        assert_eq!(reached[row] >> lane & 1, 1, "{codes:?} {row} {item:?}");
+                        assert_eq!(passed[row] >> lane & 1, 0, "{codes:?} {row} {item:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_stay_within_their_bounds() {
+        let mut random = Random::new(1, 0, 0);
+        for dim in [1, 2, 7, 33, 130] {
+            for [query_size, item_size] in
+                [[1.0, 1.0], [1e-30, 1e12], [1e15, 1e-15], [1e-22, 1e-22]]
+            {
+                let mut values = |n: usize, size: f32| -> Vec<f32> {
+                    let value = |_| match random.below(12) {
+                        0 => 0.0,
+                        1 => size * 30.0,
+                        _ => size * (random.unit() as f32 - 0.5),
+                    };
+                    (0..n * dim).map(value).collect()
+                };
+                let (mut queries, items) = (values(14, query_size), values(70, item_size));
+                queries[..dim].fill(0.0);
+                for level in Level::available() {
+                    for codes in [Codes::Bytes, Codes::Shorts] {
+                        check_bounds(&queries, &items, dim, level, codes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_the_largest_codes_do_not_overflow() {
+        for dim in [MAX_DIM, MAX_DIM - 3] {
+            let (ones, minus) = (vec![1.0; dim], vec![-1.0; dim]);
+            let queries = [ones.clone(), minus.clone()].concat();
+            for level in Level::available() {
+                for codes in [Codes::Bytes, Codes::Shorts] {
+                    check_bounds(
+                        &queries,
+                        &[ones.clone(), minus.clone()].concat(),
+                        dim,
+                        level,
+                        codes,
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn too_wide_vectors_have_no_codes() {
+        let values = vec![1.0; MAX_DIM + 1];
+        let items = Items::new(Values::F32(&values), MAX_DIM + 1).unwrap();
+        let level = Level::available()[0];
+        let screen = on(1, |workers| {
+            Screen::new(&items, Codes::Bytes, level, workers)
+        });
+        assert!(screen.unwrap().is_none());
+    }
 }

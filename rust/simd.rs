@@ -354,3 +354,44 @@ mod registers {
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_chosen_by_name() {
+        for level in Level::available() {
+            assert_eq!(Level::choose(Some(level.name())), Ok(level));
+        }
+        assert!(Level::choose(Some("mmx")).is_err());
+    }
+
+    #[test]
+    fn every_level_turns_panels_alike() {
+        for (n, dim) in [(32, 16), (31, 9), (8, 8), (3, 5), (1, 1)] {
+            let vectors: Vec<f32> = (0..n * dim).map(|value| value as f32).collect();
+            for level in Level::available() {
+                let mut panel = vec![[f32::NAN; LANES]; dim];
+                level.transpose(&vectors, dim, &mut panel);
+                for (place, column) in panel.iter().enumerate() {
+                    for (lane, &value) in column.iter().enumerate() {
+                        let expected = if lane < n {
+                            vectors[lane * dim + place]
+                        } else {
+                            0.0
+                        };
+                        assert_eq!(value, expected, "{} {lane} {place}", level.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefetch_of_nothing_is_nothing() {
+        prefetch(&[1], 0);
+        prefetch(&[1], 1);
+        prefetch::<u8>(&[], 0);
+    }
+}

@@ -82,6 +82,27 @@ def test_a_constant_model_has_the_hits_of_chance() -> None:
     assert summarise(ranks, n_bootstrap=0, ties="optimistic")["hr@1"] == 1.0
 
 
+def test_rank_targets_counts_among_the_candidates_where_there_are_some() -> None:
+    items = np.arange(6.0)[:, None]
+    among = Histories.from_lists([[5, 4, 0, 4], [3]])
+    seen = Histories.from_lists([[5], []])
+    ranks = rank_targets([[1.0], [-1.0]], items, [2, 2], seen, among=among)
+    assert ranks.greater.tolist() == [1, 0]
+    assert ranks.candidates.tolist() == [2, 1]
+    halves = rank_targets([[1.0], [-1.0]], items.astype(np.float16), [2, 2], seen, among=among)
+    assert halves.greater.tolist() == [1, 0]
+
+
+def test_many_queries_are_counted_as_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    queries, items = random.standard_normal((2100, 8)), random.standard_normal((300, 8))
+    targets = random.integers(0, 300, 2100)
+    whole = rank_targets(queries, items, targets, None)
+    parts = [rank_targets(queries[i : i + 50], items, targets[i : i + 50], None) for i in (0, 2050)]
+    for part, rows in zip(parts, (slice(0, 50), slice(2050, 2100)), strict=True):
+        np.testing.assert_array_equal(part.greater, whole.greater[rows])
+
+
 def test_rank_targets_says_what_does_not_fit() -> None:
     queries, items = np.ones((2, 4)), np.ones((5, 4))
     with pytest.raises(ValueError, match=r"got \[2, 4\] and \[5, 3\]"):

@@ -40,6 +40,37 @@ def test_excluded_items_never_come_back() -> None:
     assert [len(row) for row in an_index().search([[2, 1], [0, -1]], 3, exclude=exclude)] == [2, 0]
 
 
+def test_candidates_of_another_system_are_ranked_again() -> None:
+    among = Histories.from_lists([[3, 1, 3], [0]])
+    numbers, _ = an_index().top_k([[2, 1], [0, -1]], 3, among=among)
+    assert numbers.tolist() == [[1, 3, -1], [0, -1, -1]]
+    exclude = Histories.from_lists([[1], []])
+    found = an_index().search([[2, 1], [0, -1]], 3, among=among, exclude=exclude)
+    assert [[item.item_id for item in row] for row in found] == [["d"], ["0002844"]]
+
+
+def test_storage_and_screen_change_no_result(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((500, 12)).astype(np.float16)
+    ids, queries = [str(number) for number in range(500)], random.standard_normal((7, 12))
+    plain = ItemIndex(vectors.astype(np.float32), ids, ids, screen=False)
+    halved = ItemIndex(vectors, ids, ids, screen=True)
+    halved.save(tmp_path / "index")
+    for index in (halved, ItemIndex.load(tmp_path / "index")):
+        assert index.vectors.dtype == np.float16
+        for found, expected in zip(index.top_k(queries, 20), plain.top_k(queries, 20), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_vectors_of_an_index_cannot_be_written_to() -> None:
+    vectors = np.ones((2, 3), np.float32)
+    index = ItemIndex(vectors, ["a", "b"], ["", ""])
+    with pytest.raises(ValueError, match="read-only"):
+        index.vectors[0, 0] = 2
+    # the caller's array is the caller's
+    vectors[0, 0] = 2
+
+
 def test_no_query_and_no_item_are_no_result() -> None:
     assert an_index().top_k(np.empty((0, 2)), 3)[0].shape == (0, 3)
     assert an_index().search(np.empty((0, 2)), 3) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -49,66 +52,131 @@ CASES = st.builds(
 )
 
 
-@given(case=CASES, k=st.integers(1, 80))
-def test_top_k_is_the_sorted_list_without_the_seen(case: Case, k: int) -> None:
-    numbers, scores = _rust.top_k(case.queries, case.items, *case.seen, k, threads=1)
+def available() -> list[str]:
+    """Return the names of the instructions this processor has."""
+    names = []
+    for name in ("portable", "avx2", "avx512"):
+        with contextlib.suppress(ValueError):
+            names.append(
+                _rust.Catalogue(np.ones((1, 1), np.float32), instructions=name).instructions
+            )
+    return names
+
+
+Make = Callable[[NDArray[Any]], _rust.Catalogue]
+
+
+def way(instructions: str, screen: Any, dtype: type) -> Make:
+    def make(items: NDArray[Any]) -> _rust.Catalogue:
+        return _rust.Catalogue(items.astype(dtype), screen=screen, instructions=instructions)
+
+    return make
+
+
+WAYS = [
+    way(*parts)
+    for parts in product(available(), [None, "bytes", "shorts"], [np.float32, np.float16])
+]
+
+
+@given(case=CASES, k=st.integers(1, 80), make=st.sampled_from(WAYS))
+def test_top_k_is_the_sorted_list_without_the_seen(case: Case, k: int, make: Make) -> None:
+    catalogue = make(case.items)
+    numbers, scores = catalogue.top_k(case.queries, case.seen, k, threads=1)
     assert (numbers.dtype, scores.dtype) == (np.int32, np.float32)
     for query, seen in enumerate(case.rows):
         row = case.scores[query].copy()
         row[seen] = -np.inf
-        best = np.lexsort((np.arange(len(row)), -row))[: min(k, len(row) - len(seen))]
-        assert numbers[query].tolist() == best.tolist() + [-1] * (k - len(best))
-        assert scores[query].tolist() == row[best].tolist() + [-np.inf] * (k - len(best))
-    again = _rust.top_k(case.queries, case.items, *case.seen, k, threads=2)
-    np.testing.assert_array_equal(numbers, again[0])
-    np.testing.assert_array_equal(scores, again[1])
-
-
-@given(case=CASES)
-def test_ranks_count_the_unseen_above_and_level_with_the_target(case: Case) -> None:
-    greater, equal, candidates = _rust.ranks(
-        case.queries, case.items, case.targets, *case.seen, threads=1
-    )
-    for query, (seen, target) in enumerate(zip(case.rows, case.targets, strict=True)):
-        others = np.setdiff1d(np.arange(len(case.items)), np.append(seen, target))
-        row = case.scores[query]
-        assert greater[query] == np.sum(row[others] > row[target])
-        assert equal[query] == np.sum(row[others] == row[target])
-        assert candidates[query] == len(others)
-    again = _rust.ranks(case.queries, case.items, case.targets, *case.seen, threads=2)
-    for first, second in zip((greater, equal, candidates), again, strict=True):
+        expected = np.argsort(-row, kind="stable")[: len(row) - len(seen)][:k]
+        assert numbers[query, : len(expected)].tolist() == expected.tolist()
+        np.testing.assert_array_equal(scores[query, : len(expected)], row[expected])
+        assert np.all(numbers[query, len(expected) :] == -1)
+        assert np.all(scores[query, len(expected) :] == -np.inf)
+    again = catalogue.top_k(case.queries, case.seen, k, threads=2)
+    for first, second in zip((numbers, scores), again, strict=True):
         np.testing.assert_array_equal(first, second)
 
 
-@settings(max_examples=20)
-@given(seed=SEEDS, n_queries=st.sampled_from([1, 3, 130]), dim=st.sampled_from([3, 64, 100]))
-def test_scores_and_ranks_agree_to_the_bit_at_any_size(seed: int, n_queries: int, dim: int) -> None:
+@given(case=CASES, make=st.sampled_from(WAYS))
+def test_ranks_count_the_unseen_above_and_level_with_the_target(case: Case, make: Make) -> None:
+    catalogue = make(case.items)
+    counts = catalogue.ranks(case.queries, case.targets, case.seen, threads=1)
+    for query, target in enumerate(case.targets):
+        others = np.ones(len(case.items), bool)
+        others[[target, *case.rows[query]]] = False
+        row, bar = case.scores[query][others], case.scores[query][target]
+        assert [count[query] for count in counts] == [
+            np.sum(row > bar),
+            np.sum(row == bar),
+            np.sum(others),
+        ]
+    again = catalogue.ranks(case.queries, case.targets, case.seen, threads=2)
+    for first, second in zip(counts, again, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@given(case=CASES, seed=SEEDS, k=st.integers(1, 80), make=st.sampled_from(WAYS))
+def test_candidates_take_the_place_of_all_items(case: Case, seed: int, k: int, make: Make) -> None:
     random = np.random.default_rng(seed)
-    n_items = 1500
+    n_items = len(case.items)
+    mask = random.random((len(case.queries), n_items)) < 0.4
+    among = csr([np.flatnonzero(row) for row in mask])
+    catalogue = make(case.items)
+    numbers, scores = catalogue.top_k(case.queries, case.seen, k, among=among)
+    greater, equal, candidates = catalogue.ranks(case.queries, case.targets, case.seen, among=among)
+    for query, seen in enumerate(case.rows):
+        mask[query, seen] = False
+        row = np.where(mask[query], case.scores[query], -np.inf)
+        expected = np.argsort(-row, kind="stable")[: mask[query].sum()][:k]
+        assert numbers[query, : len(expected)].tolist() == expected.tolist()
+        np.testing.assert_array_equal(scores[query, : len(expected)], row[expected])
+        assert np.all(numbers[query, len(expected) :] == -1)
+        mask[query, case.targets[query]] = False
+        row, bar = case.scores[query][mask[query]], case.scores[query][case.targets[query]]
+        assert (greater[query], equal[query]) == (np.sum(row > bar), np.sum(row == bar))
+        assert candidates[query] == mask[query].sum()
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=SEEDS, n_queries=st.sampled_from([1, 3, 30]), dim=st.sampled_from([3, 64, 100]))
+def test_scores_and_ranks_agree_to_the_bit_in_every_way(
+    seed: int, n_queries: int, dim: int
+) -> None:
+    random = np.random.default_rng(seed)
+    n_items = 700
     queries = random.standard_normal((n_queries, 2, dim), dtype=np.float32)
-    items = random.standard_normal((n_items, dim), dtype=np.float32)
+    # all sizes, as items of all popularities have
+    sizes = random.lognormal(size=(n_items, 1)).astype(np.float32)
+    items = random.standard_normal((n_items, dim), dtype=np.float32) * sizes
+    items = items.astype(np.float16).astype(np.float32)
     targets = random.integers(0, n_items, n_queries).astype(np.int32)
     seen = nothing_seen(n_queries)
-    numbers, scores = _rust.top_k(queries, items, *seen, n_items)
+    numbers, scores = WAYS[0](items).top_k(queries, seen, n_items)
     exact = np.einsum("qkd,nd->qkn", queries, items, dtype=np.float64).max(axis=1)
-    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1), atol=1e-4)
-    greater, equal, _ = _rust.ranks(queries, items, targets, *seen)
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1), rtol=1e-4, atol=1e-4)
+    greater, equal, _ = WAYS[0](items).ranks(queries, targets, seen)
     for query in range(n_queries):
         score = scores[query][numbers[query] == targets[query]]
         assert greater[query] == np.sum(scores[query] > score)
         assert equal[query] == np.sum(scores[query] == score) - 1
-    # a query scored alone, and by other numbers of threads, has the same bits
-    alone = _rust.top_k(queries[:1], items, *nothing_seen(1), n_items, threads=3)
-    np.testing.assert_array_equal(alone[0][0], numbers[0])
-    np.testing.assert_array_equal(alone[1][0], scores[0])
+    for make in WAYS:
+        catalogue = make(items)
+        # alone, in a batch, with few places and many, by other numbers of threads
+        for rows, k, threads in [(1, n_items, 3), (n_queries, 20, 2), (n_queries, n_items, 1)]:
+            found = catalogue.top_k(queries[:rows], nothing_seen(rows), k, threads=threads)
+            np.testing.assert_array_equal(found[0], numbers[:rows, :k])
+            np.testing.assert_array_equal(found[1], scores[:rows, :k])
+        counts = catalogue.ranks(queries, targets, seen)
+        np.testing.assert_array_equal(counts[0], greater)
+        np.testing.assert_array_equal(counts[1], equal)
 
 
 def test_a_catalogue_of_equals_gives_no_hit_for_free() -> None:
     queries, items = np.ones((2, 1, 4), np.float32), np.ones((1000, 4), np.float32)
-    numbers, _ = _rust.top_k(queries, items, *nothing_seen(2), 3)
+    numbers, _ = _rust.Catalogue(items).top_k(queries, nothing_seen(2), 3)
     assert numbers.tolist() == [[0, 1, 2]] * 2
-    greater, equal, candidates = _rust.ranks(
-        queries, items, np.array([0, 999], np.int32), *nothing_seen(2)
+    greater, equal, candidates = _rust.Catalogue(items).ranks(
+        queries, np.array([0, 999], np.int32), nothing_seen(2)
     )
     assert greater.tolist() == [0, 0]
     assert equal.tolist() == candidates.tolist() == [999, 999]
@@ -119,35 +187,74 @@ def test_vectors_that_are_not_finite_are_named_by_row(bad: float) -> None:
     queries, items = np.ones((3, 2, 4), np.float32), np.ones((5, 4), np.float32)
     queries[2, 1, 3] = bad
     with pytest.raises(ValueError, match=r"expected finite queries, got .* in row 2"):
-        _rust.top_k(queries, items, *nothing_seen(3), 1)
+        _rust.Catalogue(items).top_k(queries, nothing_seen(3), 1)
     queries[2, 1, 3], items[4, 0] = 1, bad
     with pytest.raises(ValueError, match=r"expected finite items, got .* in row 4"):
-        _rust.ranks(queries, items, np.zeros(3, np.int32), *nothing_seen(3))
+        _rust.Catalogue(items)
 
 
 def test_scores_that_could_pass_float32_are_refused() -> None:
     huge = np.full((1, 1, 4), 1e25, np.float32)
     with pytest.raises(ValueError, match="inner products fit float32"):
-        _rust.top_k(huge, huge[0], *nothing_seen(1), 1)
+        _rust.Catalogue(huge[0]).top_k(huge, nothing_seen(1), 1)
 
 
 def test_scoring_says_what_does_not_fit() -> None:
     queries, items = np.ones((2, 1, 4), np.float32), np.ones((5, 4), np.float32)
     seen = nothing_seen(2)
+    catalogue = _rust.Catalogue(items)
     with pytest.raises(ValueError, match="k >= 1, got 0"):
-        _rust.top_k(queries, items, *seen, 0)
+        catalogue.top_k(queries, seen, 0)
     with pytest.raises(ValueError, match="width"):
-        _rust.top_k(queries, items[:, :3].copy(), *seen, 1)
+        catalogue.top_k(queries[:, :, :3].copy(), seen, 1)
     with pytest.raises(ValueError, match="length 2, got 1"):
-        _rust.top_k(queries, items, *nothing_seen(1), 1)
+        catalogue.top_k(queries, nothing_seen(1), 1)
+    with pytest.raises(ValueError, match=r"candidate offsets .* length 2, got 1"):
+        catalogue.top_k(queries, seen, 1, among=nothing_seen(1))
     with pytest.raises(ValueError, match="targets from 0 to 4, got 5"):
-        _rust.ranks(queries, items, np.array([0, 5], np.int32), *seen)
+        catalogue.ranks(queries, np.array([0, 5], np.int32), seen)
     with pytest.raises(ValueError, match="targets of length 2, got 1"):
-        _rust.ranks(queries, items, np.array([0], np.int32), *seen)
+        catalogue.ranks(queries, np.array([0], np.int32), seen)
     for row, message in [([0, 5], "from 0 to 4, got 5"), ([1, 1], "sorted"), ([2, 1], "sorted")]:
         with pytest.raises(ValueError, match=message):
-            _rust.top_k(queries, items, *csr([[], row]), 1)
+            catalogue.top_k(queries, csr([[], row]), 1)
+        with pytest.raises(ValueError, match=message):
+            catalogue.ranks(queries, np.zeros(2, np.int32), seen, among=csr([[], row]))
     with pytest.raises(ValueError, match="C-contiguous"):
-        _rust.top_k(queries, np.asfortranarray(items), *seen, 1)
-    with pytest.raises(TypeError):
-        _rust.top_k(queries.astype(np.float64), items, *seen, 1)  # pyright: ignore[reportArgumentType]
+        _rust.Catalogue(np.asfortranarray(items))
+    for wrong in (items.astype(np.float64), items[0], [[1.0]]):
+        with pytest.raises(ValueError, match="float32 or float16"):
+            _rust.Catalogue(wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="bytes or shorts, got words"):
+        _rust.Catalogue(items, screen="words")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_instructions_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = np.ones((5, 4), np.float32)
+    monkeypatch.setenv("RAREC_SIMD", "portable")
+    assert _rust.Catalogue(items).instructions == "portable"
+    for name in available():
+        assert _rust.Catalogue(items, instructions=name).instructions == name
+    monkeypatch.delenv("RAREC_SIMD")
+    assert _rust.Catalogue(items).instructions == available()[-1]
+    with pytest.raises(ValueError, match=r"\"portable\".*, got \"mmx\""):
+        _rust.Catalogue(items, instructions="mmx")
+
+
+def test_items_left_out_do_not_come_back_where_places_are_left_over() -> None:
+    items = np.arange(40, dtype=np.float32)[:, None]
+    seen = csr([range(5, 40)])
+    for make in WAYS:
+        numbers, scores = make(items).top_k(np.ones((1, 1, 1), np.float32), seen, 8)
+        assert numbers.tolist() == [[4, 3, 2, 1, 0, -1, -1, -1]]
+        assert scores[0, 5:].tolist() == [-np.inf] * 3
+
+
+def test_codes_take_about_a_byte_or_two_a_value() -> None:
+    items = np.random.default_rng(0).standard_normal((3200, 64), dtype=np.float32)
+    assert _rust.Catalogue(items).screen_bytes == 0
+    for catalogue, size in [
+        (_rust.Catalogue(items, screen="bytes"), 64),
+        (_rust.Catalogue(items, screen="shorts"), 128),
+    ]:
+        assert size < catalogue.screen_bytes / len(items) < size + 20

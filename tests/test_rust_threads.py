@@ -51,10 +51,11 @@ import numpy as np
 from rarec import _rust
 
 items = np.ones((200_000, 256), np.float32)
-queries = np.ones((20_000, 1, 256), np.float32)
+queries = np.ones((100_000, 1, 256), np.float32)
 print("ready", flush=True)
 try:
-    _rust.top_k(queries, items, np.zeros(20_001, np.int64), np.empty(0, np.int32), 10)
+    seen = np.zeros(100_001, np.int64), np.empty(0, np.int32)
+    _rust.Catalogue(items, screen=None).top_k(queries, seen, 10)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
@@ -76,7 +77,8 @@ def test_ctrl_c_ends_a_long_call() -> None:
 
 def test_other_threads_of_python_run_during_a_call() -> None:
     items, queries = np.ones((100_000, 64), np.float32), np.ones((2000, 1, 64), np.float32)
-    call = threading.Thread(target=_rust.top_k, args=(queries, items, *nothing_seen(2000), 10))
+    search = _rust.Catalogue(items).top_k
+    call = threading.Thread(target=search, args=(queries, nothing_seen(2000), 10))
     call.start()
     ticks = 0
     while call.is_alive():

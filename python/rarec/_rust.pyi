@@ -10,17 +10,18 @@ else takes every processor. No result depends on it. All functions raise ValueEr
 does not fit, naming the row.
 """
 
+from typing import Literal, Self, final
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Catalogue",
     "alias_table",
     "overlaps",
-    "ranks",
     "sample_negatives",
     "stratified_sample",
     "title_words",
-    "top_k",
 ]
 
 def alias_table(
@@ -51,27 +52,63 @@ def stratified_sample(
 ) -> NDArray[np.int64]:
     """Return `[budget]` sorted sample numbers, as even over the buckets as they allow."""
 
-def top_k(
-    queries: NDArray[np.float32],  # [Q, K, D]
-    items: NDArray[np.float32],  # [N, D]
-    seen_offsets: NDArray[np.int64],  # [Q + 1]
-    seen_items: NDArray[np.int32],
-    k: int,
-    *,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return `[Q, k]` numbers and scores of the best unseen items, best first; -1 where none."""
+@final
+class Catalogue:
+    """Item vectors `[N, D]`, checked once, and what makes searching them quick.
 
-def ranks(
-    queries: NDArray[np.float32],  # [Q, K, D]
-    items: NDArray[np.float32],  # [N, D]
-    targets: NDArray[np.int32],  # [Q]
-    seen_offsets: NDArray[np.int64],  # [Q + 1]
-    seen_items: NDArray[np.int32],
-    *,
-    threads: int | None = None,
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return `[Q]` counts: unseen items above the target, level with it, and in all."""
+    The array must not be written to while the catalogue lives. Scores are float32: for each of a
+    query's vectors one chain of fused multiply-adds over the width, and the largest of these.
+    Neither the screen nor the instructions change a result.
+
+    Args:
+        items: float32 or float16, C-contiguous.
+        screen: "bytes" or "shorts": also keep integer codes, which bound every score, so that few
+            items are scored in float32. They take about D or 2 D bytes an item. Bytes serve
+            `top_k` alone.
+        instructions: "portable", "avx2" or "avx512"; None reads `RAREC_SIMD`, else takes the best.
+        threads: Number of threads that make the codes.
+    """
+
+    def __new__(
+        cls,
+        items: NDArray[np.float32] | NDArray[np.float16],
+        *,
+        screen: Literal["bytes", "shorts"] | None = None,
+        instructions: str | None = None,
+        threads: int | None = None,
+    ) -> Self: ...
+    @property
+    def instructions(self) -> str:
+        """Name of the instructions used."""
+
+    @property
+    def screen_bytes(self) -> int:
+        """Memory of the codes in bytes; 0 without."""
+
+    def top_k(
+        self,
+        queries: NDArray[np.float32],  # [Q, K, D]
+        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+        k: int,
+        *,
+        among: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return `[Q, k]` numbers and scores of the best unseen items, best first; -1 where none.
+
+        With `among`, a table like that of the seen, of each query's own candidates only.
+        """
+
+    def ranks(
+        self,
+        queries: NDArray[np.float32],  # [Q, K, D]
+        targets: NDArray[np.int32],  # [Q]
+        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+        *,
+        among: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """Return `[Q]` counts: unseen items above the target, level with it, and in all."""
 
 def title_words(
     titles: list[str],  # [C]

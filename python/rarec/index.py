@@ -24,6 +24,8 @@ from rarec.data import Histories
 FORMAT = "rarec.index/1"
 _VECTORS = "vectors.safetensors"
 _ITEMS = "items.json"
+# items from which codes pay for the memory they take
+_SCREENED_FROM = 20_000
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,39 @@ class ItemIndex:
     """Item vectors with their identifiers and titles; finds the best items exactly.
 
     Attributes:
-        vectors: `[N, D]` float32.
+        vectors: `[N, D]` float32 or float16, which cannot be written to.
         item_ids: N identifiers, no two the same.
         titles: N titles.
     """
 
-    def __init__(self, vectors: ArrayLike, item_ids: Sequence[str], titles: Sequence[str]) -> None:
+    def __init__(
+        self,
+        vectors: ArrayLike,
+        item_ids: Sequence[str],
+        titles: Sequence[str],
+        *,
+        screen: bool | None = None,
+    ) -> None:
         """Check and keep the vectors.
 
         Args:
-            vectors: `[N, D]` finite values; cast to float32.
+            vectors: `[N, D]` finite values; float16 stays as it is and halves the memory, others
+                are cast to float32. Taken over without a copy where possible: do not write to
+                them afterwards.
             item_ids: N identifiers.
             titles: N titles.
+            screen: Whether to keep a byte for each value beside the vectors, which makes `top_k`
+                two to three times as fast on large catalogues and changes no result. None does so
+                from 20,000 items on.
 
         Raises:
             ValueError: If the lengths differ, a value is not finite, or an identifier repeats.
         """
-        table = np.ascontiguousarray(vectors, dtype=np.float32)
+        table = np.asarray(vectors)
+        dtype = table.dtype if table.dtype == np.float16 else np.float32
+        # a view, so that the caller's array stays as it was
+        table = np.ascontiguousarray(table, dtype).view()
+        table.setflags(write=False)
         if table.ndim != 2 or table.shape[1] == 0:
             raise ValueError(f"expected vectors [N, D] with D > 0, got {list(table.shape)}")
         if not len(table) == len(item_ids) == len(titles):
@@ -73,7 +91,7 @@ class ItemIndex:
         if not finite.all():
             row = int(np.argmin(finite))
             raise ValueError(f"expected finite vectors, got {table[row]} for {item_ids[row]!r}")
-        self.vectors: NDArray[np.float32] = table
+        self.vectors: NDArray[np.float32] | NDArray[np.float16] = table
         self.item_ids = list(item_ids)
         self.titles = list(titles)
         self._numbers = {item_id: number for number, item_id in enumerate(self.item_ids)}
@@ -84,6 +102,9 @@ class ItemIndex:
                 if self._numbers[item_id] != number
             )
             raise ValueError(f"expected each item id once, got {repeated!r} twice")
+        if screen is None:
+            screen = len(table) >= _SCREENED_FROM
+        self._catalogue = _rust.Catalogue(table, screen="bytes" if screen else None)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -104,6 +125,7 @@ class ItemIndex:
         k: int,
         *,
         exclude: Histories | None = None,
+        among: Histories | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return `[Q, k]` int32 item numbers and `[Q, k]` float32 scores, best first.
@@ -116,11 +138,13 @@ class ItemIndex:
                 float32.
             k: Number of places, at least 1.
             exclude: Q rows of item numbers never to return, in any order; None excludes nothing.
+            among: Q rows of item numbers, in any order: the only ones to return, as for ranking
+                again what another system has proposed; None takes all items.
             threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
 
         Raises:
-            ValueError: If shapes do not fit, a query is not finite, or an excluded item is not
-                in the index.
+            ValueError: If shapes do not fit, a query is not finite, or an item of `exclude` or
+                `among` is not in the index.
         """
         table = np.ascontiguousarray(queries, dtype=np.float32)
         if table.ndim == 2:
@@ -134,11 +158,17 @@ class ItemIndex:
             raise ValueError(f"expected k >= 1, got {k}")
         if exclude is None:
             exclude = Histories(np.zeros(len(table) + 1, np.int64), np.empty(0, np.int32))
-        if len(exclude) != len(table):
-            raise ValueError(f"expected {len(table)} rows to exclude, got {len(exclude)}")
+        for name, rows in (("exclude", exclude), ("choose among", among)):
+            if rows is not None and len(rows) != len(table):
+                raise ValueError(f"expected {len(table)} rows to {name}, got {len(rows)}")
         left_out = exclude.sorted_unique()
-        return _rust.top_k(
-            table, self.vectors, left_out.offsets, left_out.items, k, threads=threads
+        candidates = None if among is None else among.sorted_unique()
+        return self._catalogue.top_k(
+            table,
+            (left_out.offsets, left_out.items),
+            k,
+            among=None if candidates is None else (candidates.offsets, candidates.items),
+            threads=threads,
         )
 
     def search(
@@ -147,6 +177,7 @@ class ItemIndex:
         k: int,
         *,
         exclude: Histories | None = None,
+        among: Histories | None = None,
         threads: int | None = None,
     ) -> list[list[Recommendation]]:
         """Return for each query its best items, best first; fewer than `k` where none is left.
@@ -155,11 +186,12 @@ class ItemIndex:
             queries: As in `top_k`.
             k: Most items of a query.
             exclude: As in `top_k`.
+            among: As in `top_k`.
             threads: As in `top_k`.
         """
         # more places than items would only be left out again
         k = min(k, max(len(self), 1))
-        numbers, scores = self.top_k(queries, k, exclude=exclude, threads=threads)
+        numbers, scores = self.top_k(queries, k, exclude=exclude, among=among, threads=threads)
         return [
             [
                 Recommendation(self.item_ids[number], self.titles[number], score)
@@ -217,5 +249,5 @@ class ItemIndex:
         except ImportError as error:
             raise ImportError("export_faiss needs faiss: pip install faiss-cpu") from error
         index = faiss.IndexFlatIP(self.vectors.shape[1])
-        index.add(self.vectors)
+        index.add(np.asarray(self.vectors, np.float32))
         return index

@@ -16,6 +16,9 @@ from rarec.data import Histories
 
 TieRule = Literal["average", "optimistic", "pessimistic"]
 
+# query vectors from which integer codes of the items pay for being made
+_SCREENED_FROM = 2000
+
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
@@ -84,6 +87,7 @@ def rank_targets(
     targets: ArrayLike,
     seen: Histories | None,
     *,
+    among: Histories | None = None,
     threads: int | None = None,
 ) -> Ranks:
     """Return the exact rank of each query's target among all items it has not seen.
@@ -94,16 +98,19 @@ def rank_targets(
 
     Args:
         queries: `[Q, D]` or `[Q, K, D]` vectors; cast to float32.
-        items: `[N, D]` vectors; cast to float32.
+        items: `[N, D]` vectors, float32 or float16; others are cast to float32.
         targets: `[Q]` whole item numbers. A target that is among the seen is ranked all the same.
         seen: Q rows of items to leave out, in any order; None leaves out nothing.
+        among: Q rows of candidates; None takes all items. Ranks among a few candidates flatter
+            every model, and may order two models wrongly (Krichene & Rendle 2020).
         threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
 
     Raises:
         ValueError: If shapes do not fit, a vector is not finite, or an item is not below N.
     """
     vectors = np.ascontiguousarray(queries, dtype=np.float32)
-    table = np.ascontiguousarray(items, dtype=np.float32)
+    table = np.asarray(items)
+    table = np.ascontiguousarray(table, table.dtype if table.dtype == np.float16 else np.float32)
     if vectors.ndim == 2:
         vectors = vectors[:, None, :]
     if vectors.ndim != 3 or table.ndim != 2 or vectors.shape[2] != table.shape[1]:
@@ -122,16 +129,20 @@ def rank_targets(
         )
     if seen is None:
         seen = Histories(np.zeros(len(vectors) + 1, np.int64), np.empty(0, np.int32))
-    if len(seen) != len(vectors):
-        raise ValueError(f"expected {len(vectors)} rows of seen items, got {len(seen)}")
+    for name, rows in (("seen items", seen), ("candidates", among)):
+        if rows is not None and len(rows) != len(vectors):
+            raise ValueError(f"expected {len(vectors)} rows of {name}, got {len(rows)}")
+    # codes cost about as much as scoring all items for some hundred vectors
+    pays = among is None and vectors.shape[0] * vectors.shape[1] >= _SCREENED_FROM
+    catalogue = _rust.Catalogue(table, screen="shorts" if pays else None, threads=threads)
     left_out = seen.sorted_unique()
+    candidates = None if among is None else among.sorted_unique()
     return Ranks(
-        *_rust.ranks(
+        *catalogue.ranks(
             vectors,
-            table,
             np.ascontiguousarray(numbers, dtype=np.int32),
-            left_out.offsets,
-            left_out.items,
+            (left_out.offsets, left_out.items),
+            among=None if candidates is None else (candidates.offsets, candidates.items),
             threads=threads,
         )
     )
