@@ -5,7 +5,11 @@
 //! places in order, whatever the instructions: a score depends on its two vectors only.
 
 #![allow(unsafe_code)]
+// sums of codes are plain code there, and need no proof
+#![cfg_attr(target_arch = "aarch64", allow(unused_unsafe))]
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64 as arm;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64 as x86;
 
@@ -13,6 +17,8 @@ use std::arch::x86_64 as x86;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 use crate::error::Error;
@@ -34,6 +40,8 @@ pub struct Level(Kind);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -75,6 +83,12 @@ macro_rules! dispatch {
             (Kind::Portable, 1) => portable::$name::<1> $args,
             (Kind::Portable, _) => portable::$name::<4> $args,
             // SAFETY: a level of this kind exists only where the processor has its instructions
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, 1) => unsafe { neon::$name::<1> $args },
+            // SAFETY: as above
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, _) => unsafe { neon::$name::<8> $args },
+            // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx2, 2) => unsafe { avx2::$name::<2> $args },
             // SAFETY: as above
@@ -96,6 +110,10 @@ impl Level {
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut)]
         let mut levels = vec![Self(Kind::Portable)];
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            levels.push(Self(Kind::Neon));
+        }
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
@@ -135,6 +153,8 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -145,7 +165,13 @@ impl Level {
     /// Return whether screening by codes is faster than scoring everything in float32.
     #[must_use]
     pub fn screens(self) -> bool {
-        self.0 != Kind::Portable
+        match self.0 {
+            Kind::Portable => false,
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => false,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 | Kind::Avx512 => true,
+        }
     }
 
     /// Return the rows of a tile, for `n_rows` in all.
@@ -153,6 +179,8 @@ impl Level {
     pub fn rows(self, n_rows: usize) -> usize {
         match self.0 {
             Kind::Portable => [4, 1][usize::from(n_rows == 1)],
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => [8, 1][usize::from(n_rows == 1)],
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => [6, 2][usize::from(n_rows <= 2)],
             #[cfg(target_arch = "x86_64")]
@@ -181,6 +209,9 @@ impl Level {
     pub fn wide<P: Plain>(self, code: P) -> P::Output {
         match self.0 {
             Kind::Portable => code.run(),
+            // the compiler has NEON everywhere
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => code.run(),
             // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2::wide(code) },
@@ -273,6 +304,8 @@ impl Level {
     pub fn products(self, vector: &[f32], others: [&[f32]; CHAINS]) -> [f32; CHAINS] {
         match self.0 {
             Kind::Portable => portable::products(vector, others),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => portable::products(vector, others),
             // SAFETY: both kinds exist only where the processor has AVX2 and FMA
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::Avx512 => unsafe { avx2::products(vector, others) },
@@ -283,6 +316,8 @@ impl Level {
     pub fn transpose(self, vectors: &[f32], dim: usize, panel: &mut [Column<f32>]) {
         match self.0 {
             Kind::Portable => portable::transpose(vectors, dim, 0, panel),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => portable::transpose(vectors, dim, 0, panel),
             // SAFETY: both kinds exist only where the processor has AVX2
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 | Kind::Avx512 => unsafe { avx2::transpose(vectors, dim, panel) },
@@ -301,6 +336,33 @@ pub fn prefetch<T>(values: &[T], index: usize) {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = value;
+    }
+}
+
+/// Registers and arrays of their size.
+#[cfg(target_arch = "aarch64")]
+mod registers {
+    use super::arm::{float32x4_t, uint32x4_t, vld1q_f32, vld1q_u32, vst1q_f32};
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    pub fn load_4(values: &[f32; 4]) -> float32x4_t {
+        // SAFETY: the array has the 16 bytes of the register, and needs no alignment
+        unsafe { vld1q_f32(values.as_ptr()) }
+    }
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    pub fn load_4_bits(values: &[u32; 4]) -> uint32x4_t {
+        // SAFETY: the array has the 16 bytes of the register, and needs no alignment
+        unsafe { vld1q_u32(values.as_ptr()) }
+    }
+
+    #[target_feature(enable = "neon")]
+    #[inline]
+    pub fn store_4(values: &mut [f32; 4], register: float32x4_t) {
+        // SAFETY: the array has the 16 bytes of the register, and needs no alignment
+        unsafe { vst1q_f32(values.as_mut_ptr(), register) }
     }
 }
 
@@ -382,6 +444,43 @@ mod tests {
                             0.0
                         };
                         assert_eq!(value, expected, "{} {lane} {place}", level.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_scores_alike() {
+        let dim = 5;
+        let mut state = 1_u32;
+        let mut bits = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let mut value = || bits() as f32 / 16_777_216.0 - 0.5;
+        let panel: Vec<Column<f32>> = (0..dim).map(|_| [(); LANES].map(|()| value())).collect();
+        let vectors: Vec<f32> = (0..12 * dim).map(|_| value()).collect();
+        for level in Level::available() {
+            for n_rows in [1, 12] {
+                let rows = level.rows(n_rows);
+                let tile =
+                    crate::catalogue::tiles(&vectors[..n_rows.min(rows) * dim], dim, rows, 0.0);
+                let (mut scores, mut masks) = (vec![[f32::NAN; LANES]; rows], vec![0; rows]);
+                let any = level.score(&tile, &panel, &vec![0.1; rows], &mut scores, &mut masks);
+                let (mut at_least, mut above) = (vec![0; rows], vec![0; rows]);
+                level.compare(&tile, &panel, &vec![0.1; rows], &mut at_least, &mut above);
+                assert_eq!((&at_least, &above), (&masks, &masks));
+                assert_eq!(any, masks.iter().any(|&mask| mask != 0));
+                for row in 0..n_rows.min(rows) {
+                    let vector = &vectors[row * dim..][..dim];
+                    for lane in 0..LANES {
+                        let places = vector.iter().zip(&panel);
+                        let score = places.fold(0.0_f32, |sum, (a, b)| a.mul_add(b[lane], sum));
+                        assert_eq!(masks[row] >> lane & 1 == 1, score >= 0.1);
+                        if score >= 0.1 {
+                            assert_eq!(scores[row][lane].to_bits(), score.to_bits());
+                        }
                     }
                 }
             }

@@ -94,6 +94,8 @@ impl Catalogue {
             }
         };
         let level = Level::choose(instructions)?;
+        // where codes would be slower they are made only for instructions asked for by name
+        let codes = codes.filter(|_| level.screens() || instructions.is_some());
         let borrowed = vectors.borrow(py)?;
         let values = borrowed.values()?;
         let (facts, screen) = run(py, threads, |workers| {

@@ -1,6 +1,4 @@
 //! Plain Rust: what defines the results, and what runs where no other instructions are known.
-//!
-//! On aarch64 the compiler has NEON and the fused multiply-add, and makes them of these loops.
 
 use super::{CHAINS, Column, LANES};
 
