@@ -1,6 +1,13 @@
 //! What each user has seen, as a checked view of a CSR table.
 
+use std::ops::BitOr;
+
 use crate::error::Error;
+use crate::simd;
+
+/// Items of a row that are fetched ahead, and those in one line of the cache.
+const AHEAD: usize = 64;
+const LINE: usize = 16;
 
 /// The items of row `u` are `items[offsets[u]..offsets[u + 1]]`, sorted, each once.
 ///
@@ -80,13 +87,33 @@ impl<'a> Histories<'a> {
         (0..self.len()).map(|row| self.row(row)).collect()
     }
 
+    /// Ask for the place of a row in memory, ahead of its use.
+    #[inline]
+    pub fn prefetch_place(&self, row: usize) {
+        simd::prefetch(self.offsets, row);
+    }
+
+    /// Ask for the first items of a row, ahead of their use.
+    #[inline]
+    pub fn prefetch_items(&self, row: usize) {
+        let Some(&[start, end]) = self.offsets.get(row..).and_then(<[i64]>::first_chunk) else {
+            return;
+        };
+        let (start, end) = (start as usize, end as usize);
+        for index in (start..end.min(start.saturating_add(AHEAD + LINE))).step_by(LINE) {
+            simd::prefetch(self.items, index);
+        }
+    }
+
     fn check(&self, row: usize, items: &[i32]) -> Result<(), Error> {
-        if let Some(pair) = items.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(Error::Order {
-                row,
-                first: pair[0],
-                second: pair[1],
-            });
+        // all pairs, without a way out: that is quicker than to stop at the first
+        let pairs = || items.iter().zip(items.iter().skip(1));
+        let falls = pairs().map(|(first, second)| first >= second);
+        if falls.fold(false, BitOr::bitor) {
+            let (&first, &second) = pairs()
+                .find(|(first, second)| first >= second)
+                .unwrap_or((&0, &0));
+            return Err(Error::Order { row, first, second });
         }
         // sorted, so the ends bound all
         for &item in items.first().into_iter().chain(items.last()) {

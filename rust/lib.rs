@@ -1,8 +1,10 @@
 //! The compiled part of rarec: negative sampling, exact scoring, data denoising.
 
 pub mod alias;
+pub mod collisions;
 pub mod denoising;
 pub mod error;
+pub mod exclusion;
 pub mod histories;
 pub mod panels;
 #[cfg(feature = "python")]
@@ -11,4 +13,5 @@ pub mod random;
 pub mod sampling;
 pub mod scoring;
 pub mod simd;
+pub mod stratified;
 pub mod threads;
