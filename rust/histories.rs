@@ -57,6 +57,7 @@ impl<'a> Histories<'a> {
     /// # Errors
     /// If the row does not exist, its offsets fall, its items are not strictly rising, or one of
     /// them is not in the catalogue.
+    #[inline]
     pub fn row(&self, row: usize) -> Result<&'a [i32], Error> {
         let last = self.len();
         if row >= last {
@@ -109,14 +110,28 @@ impl<'a> Histories<'a> {
         // all pairs, without a way out: that is quicker than to stop at the first
         let pairs = || items.iter().zip(items.iter().skip(1));
         let falls = pairs().map(|(first, second)| first >= second);
-        if falls.fold(false, BitOr::bitor) {
-            let (&first, &second) = pairs()
-                .find(|(first, second)| first >= second)
-                .unwrap_or((&0, &0));
-            return Err(Error::Order { row, first, second });
-        }
+        let (first, last) = match items {
+            [first, .., last] => (*first, *last),
+            [item] => (*item, *item),
+            [] => return Ok(()),
+        };
         // sorted, so the ends bound all
-        for &item in items.first().into_iter().chain(items.last()) {
+        if !falls.fold(false, BitOr::bitor) && first >= 0 && (last as usize) < self.n_items {
+            return Ok(());
+        }
+        self.find_wrong(row, items)
+    }
+
+    #[cold]
+    fn find_wrong(&self, row: usize, items: &[i32]) -> Result<(), Error> {
+        if let Some(pair) = items.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(Error::Order {
+                row,
+                first: pair[0],
+                second: pair[1],
+            });
+        }
+        for &item in items {
             Error::check_index("seen items", row, self.n_items, item)?;
         }
         Ok(())

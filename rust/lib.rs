@@ -5,6 +5,7 @@ pub mod collisions;
 pub mod denoising;
 pub mod error;
 pub mod exclusion;
+pub mod filling;
 pub mod histories;
 pub mod panels;
 #[cfg(feature = "python")]

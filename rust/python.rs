@@ -35,7 +35,7 @@ mod _rust {
     use super::denoising::{overlaps, title_words};
     #[pymodule_export]
     use super::sampling::{
-        AliasTable, find_collisions, log_probability, sample_negatives, stratified_sample,
+        AliasTable, collisions, log_probability, sample_negatives, stratified_sample,
     };
     #[pymodule_export]
     use super::scoring::{ranks, top_k};

@@ -4,21 +4,19 @@ use rayon::prelude::*;
 
 use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::exclusion::{Excluded, Left, Rows};
+use crate::exclusion::Rows;
+use crate::filling::{BLOCK, Filling, Marks};
 use crate::random::Random;
 use crate::threads::Workers;
 
-/// Draws of a row that are made together, so that their waits for memory overlap.
-const BLOCK: usize = 16;
-/// Rows whose seen items are fetched together, and how far ahead the places of those are.
-const GROUP: usize = 32;
+/// Rows between the one that is filled and the one whose seen items are asked of memory.
+const AHEAD: usize = 16;
+/// Rows a thread takes at least.
+const MIN_ROWS: usize = 32;
 /// From so many draws on, a row's excluded items are marked in a filter first ...
 const FILTERED: usize = 16;
 /// ... unless they are more than so many times the draws.
 const FILTER_SHARE: usize = 16;
-/// Draws of a row that may be thrown away, beyond one for each wanted, before it draws from a list
-/// of what is left.
-const SPARE: usize = 64;
 /// Draws between two looks at whether to go on.
 const STRETCH: usize = 1 << 16;
 /// Nanoseconds a piece of work takes, and those of a row and of a draw, roughly.
@@ -107,7 +105,7 @@ fn log_probability_in(
     let failed = out
         .par_chunks_mut(width)
         .zip(items.par_chunks(width))
-        .with_min_len(GROUP)
+        .with_min_len(MIN_ROWS)
         .enumerate()
         .filter_map(|(row, (out, items))| {
             let mut fill = || -> Result<(), Error> {
@@ -169,7 +167,7 @@ impl<'a, D: Distribution> Sampling<'a, D> {
             return Ok(());
         }
         let n = self.draw.n;
-        let size = PIECE.div_ceil(ROW + DRAW.saturating_mul(n)).max(GROUP);
+        let size = PIECE.div_ceil(ROW + DRAW.saturating_mul(n)).max(MIN_ROWS);
         let common_units = log_q
             .is_some()
             .then(|| common_units(self.rows, self.distribution));
@@ -200,30 +198,34 @@ impl<'a, D: Distribution> Sampling<'a, D> {
         let n = self.draw.n;
         let mut marks = self.common.clone();
         let rows = out.len() / n;
-        for start in (0..rows).step_by(GROUP) {
-            let group = start..rows.min(start + GROUP);
-            for row in group.clone() {
-                self.rows.prefetch_place(first + row + GROUP + GROUP / 2);
-                self.rows.prefetch_items(first + row);
-                if n < BLOCK {
-                    // the tickets are drawn anew later: what they ask memory for is then here
-                    let mut random = self.random(first + row);
-                    for _ in 0..n {
-                        self.distribution.ticket(&mut random);
-                    }
-                }
+        for row in 0..rows {
+            // what a row needs of memory is asked for some rows ahead
+            self.rows.prefetch_place(first + row + 2 * AHEAD);
+            if row + AHEAD < rows {
+                self.prefetch(first + row + AHEAD);
             }
-            for row in group {
-                let place = row * n..(row + 1) * n;
-                let log_q = log_q.as_mut();
-                let log_q = log_q.map(|(common, log_q)| (*common, &mut log_q[place.clone()]));
-                self.fill_row(first + row, &mut out[place], log_q, &mut marks)
-                    .map_err(|error| (first + row, error))?;
-            }
+            let place = row * n..(row + 1) * n;
+            let log_q = log_q.as_mut();
+            let log_q = log_q.map(|(common, log_q)| (*common, &mut log_q[place.clone()]));
+            self.fill_row(first + row, &mut out[place], log_q, &mut marks)
+                .map_err(|error| (first + row, error))?;
         }
         Ok(())
     }
 
+    #[inline]
+    fn prefetch(&self, row: usize) {
+        self.rows.prefetch_items(row);
+        if self.draw.n < BLOCK {
+            // the tickets are drawn anew later: what they ask memory for is then here
+            let mut random = self.random(row);
+            for _ in 0..self.draw.n {
+                self.distribution.ticket(&mut random);
+            }
+        }
+    }
+
+    #[inline]
     fn random(&self, row: usize) -> Random {
         let row = self.draw.first_row.wrapping_add(row as u64);
         Random::new(self.draw.seed, self.draw.step, row)
@@ -238,13 +240,8 @@ impl<'a, D: Distribution> Sampling<'a, D> {
         marks: &mut Marks,
     ) -> Result<(), Error> {
         let excluded = self.rows.excluded(row)?;
-        let mut filling = Filling {
-            distribution: self.distribution,
-            excluded,
-            random: self.random(row),
-            spare: out.len().saturating_add(SPARE),
-            left: None,
-        };
+        let random = self.random(row);
+        let mut filling = Filling::new(self.distribution, excluded, random, out.len());
         let marked = out.len() >= FILTERED && excluded.size() <= FILTER_SHARE * out.len();
         if marked {
             excluded.of_row().for_each(|item| marks.set(item));
@@ -272,120 +269,140 @@ impl<'a, D: Distribution> Sampling<'a, D> {
     }
 }
 
-/// What is needed to fill one row.
-struct Filling<'a, D> {
-    distribution: &'a D,
-    excluded: Excluded<'a>,
-    random: Random,
-    spare: usize,
-    left: Option<Left>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::histories::Histories;
+    use crate::threads::on;
 
-impl<D: Distribution> Filling<'_, D> {
-    /// Fill a stretch of the row; `None` if no item is left. `suspect` says at least of all
-    /// excluded items that they may be.
-    #[inline]
-    fn fill<T: From<i32>>(
-        &mut self,
-        out: &mut [T],
-        mut log_q: Option<(&mut [f32], f64)>,
-        suspect: impl Fn(i32) -> bool,
-    ) -> Option<()> {
-        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-            let mut items = [0; BLOCK];
-            // whole blocks have a length the compiler knows
-            match out.len() {
-                BLOCK => self.fill_block(&mut items, &suspect)?,
-                length => self.fill_block(&mut items[..length], &suspect)?,
-            }
-            if let Some((log_q, log_left)) = &mut log_q {
-                for (log_q, &item) in log_q[block * BLOCK..].iter_mut().zip(&items[..out.len()]) {
-                    *log_q = ((self.distribution.units(item) as f64).ln() - *log_left) as f32;
-                }
-            }
-            for (out, item) in out.iter_mut().zip(items) {
-                *out = T::from(item);
+    const DRAW: Draw = Draw {
+        n: 3000,
+        seed: 1,
+        step: 2,
+        first_row: 0,
+    };
+
+    fn sample(
+        rows: &Rows,
+        table: Option<&AliasTable>,
+        draw: Draw,
+        threads: usize,
+    ) -> Result<Vec<i32>, Error> {
+        let mut out = vec![0; rows.len() * draw.n];
+        on(threads, |workers| {
+            sample_negatives(rows, table, draw, &mut out, None, workers)
+        })?;
+        Ok(out)
+    }
+
+    fn counts(drawn: &[i32], n_items: usize) -> Vec<f64> {
+        let mut counts = vec![0.0; n_items];
+        for &item in drawn {
+            counts[item as usize] += 1.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn draws_are_even_over_the_items_a_row_may_get() {
+        let seen = Histories::new(&[0, 2, 2], &[1, 4], 7).unwrap();
+        let rows = Rows::new(&seen, &[0, 1], &[6], &[-1, 0], 7).unwrap();
+        let drawn = sample(&rows, None, DRAW, 1).unwrap();
+        assert_eq!(drawn, sample(&rows, None, DRAW, 2).unwrap());
+        for (row, share) in [
+            (0, [0.25, 0.0, 0.25, 0.25, 0.0, 0.25, 0.0]),
+            (1, [0.0, 0.2, 0.2, 0.2, 0.2, 0.2, 0.0]),
+        ] {
+            let counts = counts(&drawn[row * 3000..][..3000], 7);
+            for (count, share) in counts.iter().zip(share) {
+                assert!((count / 3000.0 - share).abs() < 0.035, "{counts:?}");
+                assert_eq!(*count == 0.0, share == 0.0);
             }
         }
-        Some(())
     }
 
-    #[allow(clippy::inline_always)]
-    #[inline(always)]
-    fn fill_block(&mut self, items: &mut [i32], suspect: &impl Fn(i32) -> bool) -> Option<()> {
-        if let Some(left) = &self.left {
-            for item in items {
-                *item = left.draw(self.distribution, &mut self.random);
-            }
-            return Some(());
+    #[test]
+    fn parts_of_a_batch_drawn_apart_are_the_batch() {
+        let seen = Histories::new(&[0, 2, 2], &[1, 4], 6).unwrap();
+        let users: Vec<i32> = (0..5000).map(|row| row % 2).collect();
+        for n in [1, 5, 16, 100] {
+            let draw = Draw { n, ..DRAW };
+            let rows = Rows::new(&seen, &users, &[], &[], 6).unwrap();
+            let whole = sample(&rows, None, draw, 2).unwrap();
+            let part = Draw {
+                first_row: 4321,
+                ..draw
+            };
+            let rows = Rows::new(&seen, &users[4321..], &[], &[], 6).unwrap();
+            assert_eq!(whole[4321 * n..], sample(&rows, None, part, 1).unwrap());
         }
-        let mut tickets = [D::Ticket::default(); BLOCK];
-        let tickets = &mut tickets[..items.len()];
-        for ticket in tickets.iter_mut() {
-            *ticket = self.distribution.ticket(&mut self.random);
+    }
+
+    #[test]
+    fn a_user_who_has_seen_nearly_all_gets_the_rest_in_proportion() {
+        let n_items = 5000;
+        let items: Vec<i32> = (0..n_items as i32 - 2).collect();
+        let offsets = [0, n_items as i64 - 2];
+        let seen = Histories::new(&offsets, &items, n_items).unwrap();
+        let mut weights = vec![1.0; n_items];
+        weights[n_items - 1] = 3.0;
+        let table = AliasTable::new(&weights).unwrap();
+        let rows = Rows::new(&seen, &[0], &[], &[], n_items).unwrap();
+        for (table, share) in [(None, 0.5), (Some(&table), 0.75)] {
+            let counts = counts(&sample(&rows, table, DRAW, 1).unwrap(), n_items);
+            assert_eq!(counts[n_items - 2] + counts[n_items - 1], 3000.0);
+            assert!((counts[n_items - 1] / 3000.0 - share).abs() < 0.035);
         }
-        let mut suspects = 0_u32;
-        for (place, (item, &ticket)) in items.iter_mut().zip(&*tickets).enumerate() {
-            *item = self.distribution.item(ticket);
-            suspects |= u32::from(suspect(*item)) << place;
-        }
-        while suspects != 0 {
-            let place = suspects.trailing_zeros() as usize;
-            suspects &= suspects - 1;
-            items[place] = self.accepted(items[place])?;
-        }
-        Some(())
     }
 
-    /// Return the item, or another where it is excluded.
-    fn accepted(&mut self, mut item: i32) -> Option<i32> {
-        while self.excluded.holds(item) {
-            if self.left.is_none() && self.spare == 0 {
-                self.left = Some(Left::new(&self.excluded, self.distribution)?);
-            }
-            if let Some(left) = &self.left {
-                return Some(left.draw(self.distribution, &mut self.random));
-            }
-            self.spare -= 1;
-            let ticket = self.distribution.ticket(&mut self.random);
-            item = self.distribution.item(ticket);
-        }
-        Some(item)
-    }
-}
-
-/// A set of bits that tells most items from those that are marked.
-#[derive(Clone)]
-struct Marks([u64; Marks::WORDS]);
-
-impl Default for Marks {
-    fn default() -> Self {
-        Self([0; Self::WORDS])
-    }
-}
-
-impl Marks {
-    /// 32768 bits, of which a row with 40 items sets one in 800.
-    const WORDS: usize = 512;
-
-    #[inline]
-    fn word(item: i32) -> usize {
-        (item >> 6) as usize % Self::WORDS
+    #[test]
+    fn the_first_row_with_nothing_left_is_named() {
+        let seen = Histories::new(&[0, 0, 2], &[0, 1], 3).unwrap();
+        let users: Vec<i32> = (0..9000).map(|row| i32::from(row >= 4500)).collect();
+        let draw = Draw { n: 1, ..DRAW };
+        let nothing = Error::NothingLeft {
+            user: 1,
+            row: 4500,
+            n_items: 3,
+        };
+        let rows = Rows::new(&seen, &users, &[2], &[], 3).unwrap();
+        assert_eq!(sample(&rows, None, draw, 2), Err(nothing.clone()));
+        // item 2 is unseen but has no weight
+        let table = AliasTable::new(&[1.0, 1.0, 0.0]).unwrap();
+        let rows = Rows::new(&seen, &users, &[], &[], 3).unwrap();
+        assert_eq!(sample(&rows, Some(&table), draw, 2), Err(nothing));
     }
 
-    #[inline]
-    fn set(&mut self, item: i32) {
-        self.0[Self::word(item)] |= 1 << (item & 63);
+    /// Return the chi-square statistic of 40 million draws over a million items, in standard
+    /// deviations from its mean.
+    fn deviation(table: Option<&AliasTable>, units: impl Fn(i32) -> f64) -> f64 {
+        let n_items = 1_000_000;
+        let seen = Histories::new(&[0, 3], &[5, 70_000, 999_999], n_items).unwrap();
+        let users = vec![0; 400_000];
+        let rows = Rows::new(&seen, &users, &[], &[], n_items).unwrap();
+        let drawn = sample(&rows, table, Draw { n: 100, ..DRAW }, 2).unwrap();
+        let counts = counts(&drawn, n_items);
+        let left = |item: &i32| ![5, 70_000, 999_999].contains(item);
+        let total: f64 = (0..n_items as i32).filter(left).map(&units).sum();
+        let chi: f64 = (0..n_items as i32)
+            .filter(left)
+            .map(|item| {
+                let expected = drawn.len() as f64 * units(item) / total;
+                (counts[item as usize] - expected).powi(2) / expected
+            })
+            .sum();
+        let freedom = (n_items - 4) as f64;
+        (chi - freedom) / (2.0 * freedom).sqrt()
     }
 
-    /// Take away the marks of an item's word that `common` has not.
-    #[inline]
-    fn reset(&mut self, item: i32, common: &Self) {
-        self.0[Self::word(item)] = common.0[Self::word(item)];
-    }
-
-    #[inline]
-    fn may_hold(&self, item: i32) -> bool {
-        self.0[Self::word(item)] >> (item & 63) & 1 != 0
+    #[test]
+    fn forty_million_draws_have_no_bias() {
+        assert!(deviation(None, |_| 1.0).abs() < 4.0);
+        let weights: Vec<f64> = (0..1_000_000_u32)
+            // scattered over the catalogue; the rarest is expected 5 times
+            .map(|item| f64::from(item.wrapping_mul(7919) % 1_000_000 + 150_000).recip())
+            .collect();
+        let table = AliasTable::new(&weights).unwrap();
+        assert!(deviation(Some(&table), |item| weights[item as usize]).abs() < 4.0);
     }
 }

@@ -274,7 +274,7 @@ def test_a_sampler_says_what_does_not_fit() -> None:
         sampler.sample([2], 1, step=0)
     with pytest.raises(ValueError, match="step >= 0, got -1"):
         sampler.sample([0], 1, step=-1)
-    with pytest.raises(ValueError, match="whole user numbers"):
+    with pytest.raises(ValueError, match="whole numbers as users"):
         sampler.sample([0.5], 1, step=0)
     with pytest.raises(ValueError, match="items from 0 to 2, got 3"):
         sampler.log_probability([3])

@@ -8,7 +8,6 @@ use pyo3::prelude::*;
 
 use super::{Doubles, Ints, Longs, Table, Vector, run, slice};
 use crate::alias::{self, Distribution};
-use crate::collisions;
 use crate::error::Error;
 use crate::exclusion::Rows;
 use crate::histories::Histories;
@@ -197,8 +196,8 @@ pub fn log_probability<'py>(
 }
 
 #[pyfunction]
-#[pyo3(name = "collisions", signature = (seen_offsets, seen_items, users, items, n_items, *, threads=None))]
-pub fn find_collisions<'py>(
+#[pyo3(signature = (seen_offsets, seen_items, users, items, n_items, *, threads=None))]
+pub fn collisions<'py>(
     py: Python<'py>,
     seen_offsets: Longs<'py>,
     seen_items: Ints<'py>,
@@ -213,7 +212,7 @@ pub fn find_collisions<'py>(
     let items = slice("items", &items)?;
     let pairs = run(py, threads, |workers| {
         let seen = Histories::new(offsets, seen_items, n_items)?;
-        collisions::collisions(&seen, users, items, workers)
+        crate::collisions::collisions(&seen, users, items, workers)
     })?;
     let n_pairs = pairs.len();
     pairs
