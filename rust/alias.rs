@@ -12,6 +12,14 @@ pub trait Distribution: Sync {
     /// Return a new draw.
     fn ticket(&self, random: &mut Random) -> Self::Ticket;
 
+    /// Fill `tickets` with new draws.
+    #[inline]
+    fn tickets(&self, random: &mut Random, tickets: &mut [Self::Ticket]) {
+        for ticket in tickets {
+            *ticket = self.ticket(random);
+        }
+    }
+
     /// Return the item of a draw.
     fn item(&self, ticket: Self::Ticket) -> i32;
 
@@ -48,6 +56,19 @@ impl Distribution for Uniform {
     #[inline]
     fn ticket(&self, random: &mut Random) -> i32 {
         random.below(self.n_items as u64) as i32
+    }
+
+    #[inline]
+    fn tickets(&self, random: &mut Random, tickets: &mut [i32]) {
+        let (pairs, rest) = tickets.as_chunks_mut();
+        for pair in pairs {
+            *pair = random
+                .pair_below(self.n_items as u32)
+                .map(|item| item as i32);
+        }
+        for ticket in rest {
+            *ticket = self.ticket(random);
+        }
     }
 
     #[inline]

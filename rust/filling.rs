@@ -38,23 +38,23 @@ impl<'a, D: Distribution> Filling<'a, D> {
     pub fn fill<T: From<i32>>(
         &mut self,
         out: &mut [T],
-        mut log_q: Option<(&mut [f32], f64)>,
+        log_q: Option<(&mut [f32], f64)>,
         suspect: impl Fn(i32) -> bool,
     ) -> Option<()> {
-        for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-            let mut items = [0; BLOCK];
+        let Some((log_q, log_left)) = log_q else {
             // whole blocks have a length the compiler knows
-            match out.len() {
-                BLOCK => self.fill_block(&mut items, &suspect)?,
-                1 => self.fill_block(&mut items[..1], &suspect)?,
-                length => self.fill_block(&mut items[..length], &suspect)?,
+            let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+            for block in blocks {
+                self.fill_block(block, &suspect)?;
             }
-            if let Some((log_q, log_left)) = &mut log_q {
-                for (log_q, &item) in log_q[block * BLOCK..].iter_mut().zip(&items[..out.len()]) {
-                    *log_q = ((self.distribution.units(item) as f64).ln() - *log_left) as f32;
-                }
-            }
-            for (out, item) in out.iter_mut().zip(items) {
+            return self.fill_block(rest, &suspect);
+        };
+        for (out, log_q) in out.chunks_mut(BLOCK).zip(log_q.chunks_mut(BLOCK)) {
+            let mut items = [0; BLOCK];
+            let items = &mut items[..out.len()];
+            self.fill_block(items, &suspect)?;
+            for ((&item, out), log_q) in (&*items).iter().zip(out).zip(log_q) {
+                *log_q = ((self.distribution.units(item) as f64).ln() - log_left) as f32;
                 *out = T::from(item);
             }
         }
@@ -63,32 +63,32 @@ impl<'a, D: Distribution> Filling<'a, D> {
 
     #[allow(clippy::inline_always)]
     #[inline(always)]
-    fn fill_block(&mut self, items: &mut [i32], suspect: &impl Fn(i32) -> bool) -> Option<()> {
+    fn fill_block<T: From<i32>>(
+        &mut self,
+        out: &mut [T],
+        suspect: &impl Fn(i32) -> bool,
+    ) -> Option<()> {
         if let Some(left) = &self.left {
-            for item in items {
-                *item = left.draw(self.distribution, &mut self.random);
+            for out in out {
+                *out = left.draw(self.distribution, &mut self.random).into();
             }
             return Some(());
         }
         let mut tickets = [D::Ticket::default(); BLOCK];
-        let tickets = &mut tickets[..items.len()];
-        for ticket in tickets.iter_mut() {
-            *ticket = self.distribution.ticket(&mut self.random);
-        }
-        let mut suspects = 0_u32;
-        for (place, (item, &ticket)) in items.iter_mut().zip(&*tickets).enumerate() {
-            *item = self.distribution.item(ticket);
-            suspects |= u32::from(suspect(*item)) << place;
-        }
-        while suspects != 0 {
-            let place = suspects.trailing_zeros() as usize;
-            suspects &= suspects - 1;
-            items[place] = self.accepted(items[place])?;
+        let tickets = &mut tickets[..out.len()];
+        self.distribution.tickets(&mut self.random, tickets);
+        for (out, &mut ticket) in out.iter_mut().zip(tickets) {
+            let mut item = self.distribution.item(ticket);
+            if suspect(item) {
+                item = self.accepted(item)?;
+            }
+            *out = item.into();
         }
         Some(())
     }
 
     /// Return the item, or another where it is excluded.
+    #[cold]
     fn accepted(&mut self, mut item: i32) -> Option<i32> {
         while self.excluded.holds(item) {
             if self.left.is_none() && self.spare == 0 {

@@ -58,6 +58,22 @@ impl Random {
         self.split(bound).0
     }
 
+    /// Return two numbers from `0..bound` made of one draw of 64 bits, each equally likely; `bound`
+    /// must not be 0.
+    #[inline]
+    pub fn pair_below(&mut self, bound: u32) -> [u32; 2] {
+        loop {
+            let bits = self.bits();
+            let products =
+                [bits & u64::from(u32::MAX), bits >> 32].map(|half| half * u64::from(bound));
+            // as in `split`; with both halves even, so are pairs of them
+            let low = (products[0] as u32).min(products[1] as u32);
+            if low >= bound || low >= bound.wrapping_neg() % bound {
+                return products.map(|product| (product >> 32) as u32);
+            }
+        }
+    }
+
     /// Return a float from `[0, 1)` with 53 random bits.
     #[inline]
     pub fn unit(&mut self) -> f64 {
