@@ -53,7 +53,7 @@ impl<'a, D: Distribution> Filling<'a, D> {
             let mut items = [0; BLOCK];
             let items = &mut items[..out.len()];
             self.fill_block(items, &suspect)?;
-            for ((&item, out), log_q) in (&*items).iter().zip(out).zip(log_q) {
+            for ((&item, out), log_q) in items.iter().zip(out).zip(log_q) {
                 *log_q = ((self.distribution.units(item) as f64).ln() - log_left) as f32;
                 *out = T::from(item);
             }

@@ -172,6 +172,29 @@ mod tests {
     }
 
     #[test]
+    fn pairs_are_even_where_rejection_is_frequent() {
+        // 2**32 is 2.67 times the bound: without rejection some numbers come up thrice, others twice
+        let bound = 3 << 29;
+        let mut counts = [0_i64; 9];
+        let mut random = Random::new(5, 0, 0);
+        for _ in 0..90_000 {
+            let [first, second] = random.pair_below(bound).map(|number| number >> 29);
+            counts[(first * 3 + second) as usize] += 1;
+        }
+        // 8 degrees of freedom: 31.8 has p = 1e-4
+        assert!(chi_square(&counts) < 31.8, "{counts:?}");
+        // and the numbers themselves, modulo 3: the places a product without rejection favours
+        let mut counts = [0_i64; 3];
+        for _ in 0..45_000 {
+            for number in random.pair_below(bound) {
+                counts[(number % 3) as usize] += 1;
+            }
+        }
+        // 2 degrees of freedom: 18.4 has p = 1e-4
+        assert!(chi_square(&counts) < 18.4, "{counts:?}");
+    }
+
+    #[test]
     fn unit_lies_in_the_half_open_interval() {
         let mut random = Random::new(0, 0, 0);
         let values: Vec<f64> = (0..10_000).map(|_| random.unit()).collect();
