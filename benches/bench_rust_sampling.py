@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rarec import _rust
 from rarec.data import Histories
 from rarec.selection import NegativeSampler, collisions
 
 N_USERS, N_ITEMS, N_SEEN, ALPHA = 100_000, 1_000_000, 40, 0.75
-Draws = NDArray[np.int64]
+Draws = NDArray[np.int32] | NDArray[np.int64]
 Race = Callable[..., None]
 
 
@@ -41,8 +42,9 @@ def histories() -> Histories:
     generator = np.random.default_rng(0)
     sums = np.cumsum(np.arange(1, N_ITEMS + 1) ** -0.9)
     ranks = np.searchsorted(sums, generator.random(N_USERS * N_SEEN) * sums[-1])
-    items = generator.permutation(N_ITEMS)[ranks].reshape(N_USERS, N_SEEN)
-    return Histories.from_lists(list(items)).sorted_unique()
+    offsets = np.arange(N_USERS + 1) * N_SEEN
+    items = generator.permutation(N_ITEMS)[ranks].astype(np.int32)
+    return Histories(offsets, items).sorted_unique()
 
 
 @lru_cache
@@ -98,19 +100,20 @@ def torch_unseen(n_rows: int, n: int, draw: Callable[[Tensor], object]) -> Calla
     return run
 
 
-def torch_even(out: Tensor) -> object:
+def torch_even(out: Tensor) -> Tensor:
     return torch.randint(N_ITEMS, out.shape, out=out)
 
 
 def torch_popular() -> Callable[[Tensor], object]:
-    # float64 is slower, and refuses no catalogue of this size either
+    # as it is mostly called: float64 would be slower
     table = torch.from_numpy(weights()).float()
     return lambda out: out.view(-1).copy_(torch.multinomial(table, out.numel(), replacement=True))
 
 
 def numpy_alias(n_rows: int, n: int) -> Callable[[], Draws]:
     """Return draws from an alias table held in arrays, those of seen items drawn again."""
-    columns = sampler(ALPHA)._alias.__reduce__()[1][0]
+    # what pickle keeps of ours, so that both draw from the same table
+    columns = np.asarray(_rust.AliasTable(weights()).__reduce__()[1][0], np.uint64)
     keep, other = (columns >> 32) / 2**32, (columns & (2**32 - 1)).astype(np.int64)
     table, first = keys(), users_of(n_rows)[:, None] * N_ITEMS
     generator = np.random.Generator(np.random.SFC64(0))

@@ -132,7 +132,7 @@ class TrainingData(Dataset[int]):
     def _negatives(
         self,
         users: NDArray[np.int32],
-        candidates: NDArray[np.int32],
+        candidates: NDArray[np.integer],
         positives: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Return `[B, C]`: false at each user's own target and at all the user has in training."""
