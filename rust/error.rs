@@ -39,8 +39,14 @@ pub enum Error {
     )]
     Overflow { queries: String, items: String },
     /// A user without any item that could be drawn.
-    #[error("expected an item that user {user} has not seen, got none of {n_items}")]
-    NothingLeft { user: i32, n_items: usize },
+    #[error(
+        "expected an item that user {user} has not seen and that is not excluded, got none of {n_items} (row {row})"
+    )]
+    NothingLeft {
+        user: i32,
+        row: usize,
+        n_items: usize,
+    },
     /// The job was told to stop.
     #[error("interrupted")]
     Interrupted,
@@ -71,6 +77,20 @@ impl Error {
             expected,
             got,
         })
+    }
+
+    /// Return `Ok` if a catalogue can have so many items: their numbers must fit an `i32`.
+    ///
+    /// # Errors
+    /// If `n_items` is 0 or above 2147483647.
+    pub fn check_items(n_items: usize) -> Result<(), Self> {
+        if (1..=i32::MAX as usize).contains(&n_items) {
+            return Ok(());
+        }
+        Err(Self::value(
+            format!("n_items from 1 to {}", i32::MAX),
+            &n_items,
+        ))
     }
 
     /// Return the number as an index if it lies in `0..limit`, else the error that names it.

@@ -1,6 +1,13 @@
 //! What each user has seen, as a checked view of a CSR table.
 
+use std::ops::BitOr;
+
 use crate::error::Error;
+use crate::simd;
+
+/// Items of a row that are fetched ahead, and those in one line of the cache.
+const AHEAD: usize = 64;
+const LINE: usize = 16;
 
 /// The items of row `u` are `items[offsets[u]..offsets[u + 1]]`, sorted, each once.
 ///
@@ -50,6 +57,7 @@ impl<'a> Histories<'a> {
     /// # Errors
     /// If the row does not exist, its offsets fall, its items are not strictly rising, or one of
     /// them is not in the catalogue.
+    #[inline]
     pub fn row(&self, row: usize) -> Result<&'a [i32], Error> {
         let last = self.len();
         if row >= last {
@@ -80,7 +88,42 @@ impl<'a> Histories<'a> {
         (0..self.len()).map(|row| self.row(row)).collect()
     }
 
+    /// Ask for the place of a row in memory, ahead of its use.
+    #[inline]
+    pub fn prefetch_place(&self, row: usize) {
+        simd::prefetch(self.offsets, row);
+    }
+
+    /// Ask for the first items of a row, ahead of their use.
+    #[inline]
+    pub fn prefetch_items(&self, row: usize) {
+        let Some(&[start, end]) = self.offsets.get(row..).and_then(<[i64]>::first_chunk) else {
+            return;
+        };
+        let (start, end) = (start as usize, end as usize);
+        for index in (start..end.min(start.saturating_add(AHEAD + LINE))).step_by(LINE) {
+            simd::prefetch(self.items, index);
+        }
+    }
+
     fn check(&self, row: usize, items: &[i32]) -> Result<(), Error> {
+        // all pairs, without a way out: that is quicker than to stop at the first
+        let pairs = || items.iter().zip(items.iter().skip(1));
+        let falls = pairs().map(|(first, second)| first >= second);
+        let (first, last) = match items {
+            [first, .., last] => (*first, *last),
+            [item] => (*item, *item),
+            [] => return Ok(()),
+        };
+        // sorted, so the ends bound all
+        if !falls.fold(false, BitOr::bitor) && first >= 0 && (last as usize) < self.n_items {
+            return Ok(());
+        }
+        self.find_wrong(row, items)
+    }
+
+    #[cold]
+    fn find_wrong(&self, row: usize, items: &[i32]) -> Result<(), Error> {
         if let Some(pair) = items.windows(2).find(|pair| pair[0] >= pair[1]) {
             return Err(Error::Order {
                 row,
@@ -88,8 +131,7 @@ impl<'a> Histories<'a> {
                 second: pair[1],
             });
         }
-        // sorted, so the ends bound all
-        for &item in items.first().into_iter().chain(items.last()) {
+        for &item in items {
             Error::check_index("seen items", row, self.n_items, item)?;
         }
         Ok(())

@@ -6,8 +6,11 @@ pub mod best;
 mod cases;
 pub mod catalogue;
 mod codes;
+pub mod collisions;
 pub mod denoising;
 pub mod error;
+pub mod exclusion;
+pub mod filling;
 pub mod histories;
 mod offers;
 #[cfg(feature = "python")]
@@ -18,4 +21,5 @@ pub mod sampling;
 pub mod scoring;
 pub mod screening;
 pub mod simd;
+pub mod stratified;
 pub mod threads;

@@ -34,7 +34,9 @@ mod _rust {
     #[pymodule_export]
     use super::denoising::{overlaps, title_words};
     #[pymodule_export]
-    use super::sampling::{alias_table, sample_negatives, stratified_sample};
+    use super::sampling::{
+        AliasTable, collisions, log_probability, sample_negatives, stratified_sample,
+    };
     #[pymodule_export]
     use super::scoring::Catalogue;
 }

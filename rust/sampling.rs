@@ -1,226 +1,299 @@
-//! Random choices: items a user has not seen, and a subset spread over buckets.
+//! Negative samples: items a row may get, drawn by a distribution, and how likely they were.
 
 use rayon::prelude::*;
 
-use crate::alias::Alias;
+use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::histories::Histories;
+use crate::exclusion::Rows;
+use crate::filling::{BLOCK, Filling, Marks};
 use crate::random::Random;
 use crate::threads::Workers;
 
-/// Draws that may hit a seen item before the unseen ones are listed and drawn from directly.
-const MAX_TRIES: usize = 64;
-/// Rows a thread takes at once.
+/// Rows between the one that is filled and the one whose seen items are asked of memory.
+const AHEAD: usize = 16;
+/// Rows a thread takes at least.
 const MIN_ROWS: usize = 32;
+/// From so many draws on, a row's excluded items are marked in a filter first ...
+const FILTERED: usize = 16;
+/// ... unless they are more than so many times the draws.
+const FILTER_SHARE: usize = 16;
+/// Draws between two looks at whether to go on.
+const STRETCH: usize = 1 << 16;
+/// Nanoseconds a piece of work takes, and those of a row and of a draw, roughly.
+const PIECE: usize = 200_000;
+const ROW: usize = 50;
+const DRAW: usize = 5;
 
-/// Which rows to draw for, and the key of their random numbers.
+/// How many items to draw for each row, and the key of the random numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Draw {
-    /// Number of items drawn for each row.
     pub n: usize,
-    pub n_items: usize,
     pub seed: u64,
     pub step: u64,
     /// Number of the first row: lets parts of one batch be drawn in different places.
     pub first_row: u64,
 }
 
-/// Return `[B, n]` items, for each row items that `users[row]` has not seen, with replacement.
+/// Fill `out`, which is `[B, n]`, with items each row may get, drawn with replacement; and `log_q`,
+/// if it is there, with the log of how likely each of them was.
 ///
-/// Without a table all unseen items are equally likely, else as likely as in the table, divided by
-/// what the unseen items have together. A result depends on its row's user and number only.
+/// Without a table all items a row may get are equally likely, else as likely as in the table,
+/// divided by what they have together. A result depends on its row's user, its row's excluded items
+/// and its row's number only.
 ///
 /// # Errors
-/// If a user is not in `seen`, the table is not of `n_items`, or a user has seen every item that
-/// can be drawn.
-pub fn sample_negatives(
-    seen: &Histories,
-    users: &[i32],
-    alias: Option<Alias>,
+/// If a length does not fit, a row of seen items is wrong, or no item is left for a row; the first
+/// such row is named, and `out` may be filled in part.
+pub fn sample_negatives<T: From<i32> + Send>(
+    rows: &Rows,
+    table: Option<&AliasTable>,
     draw: Draw,
+    out: &mut [T],
+    log_q: Option<&mut [f32]>,
     workers: &Workers,
-) -> Result<Vec<i32>, Error> {
-    if let Some(alias) = alias {
-        Error::check_length("alias table", draw.n_items, alias.n_items())?;
+) -> Result<(), Error> {
+    Error::check_length("out", rows.len() * draw.n, out.len())?;
+    if let Some(log_q) = &log_q {
+        Error::check_length("log_q", out.len(), log_q.len())?;
     }
-    // one after the other, so that the error names the first user that is wrong
-    let mut rows = Vec::with_capacity(users.len());
-    for (row, &user) in users.iter().enumerate() {
-        let seen_row = seen.row(Error::check_index("users", row, seen.len(), user)?)?;
-        if seen_row.len() == draw.n_items {
-            return Err(nothing_left(user, draw));
-        }
-        rows.push(seen_row);
+    if let Some(table) = table {
+        Error::check_length("alias table", rows.n_items(), table.n_items())?;
+        return Sampling::new(rows, table, draw, workers).fill(out, log_q);
     }
-    let mut drawn = vec![0; users.len() * draw.n];
-    if draw.n == 0 {
-        return Ok(drawn);
+    let n_items = rows.n_items();
+    Sampling::new(rows, &Uniform { n_items }, draw, workers).fill(out, log_q)
+}
+
+/// Fill `out`, which is `[B, M]` like `items`, with the log of how likely a draw for the row gives
+/// each item; minus infinity for an excluded one.
+///
+/// # Errors
+/// If a length does not fit, an item is out of range, or a row of seen items is wrong.
+pub fn log_probability(
+    rows: &Rows,
+    table: Option<&AliasTable>,
+    items: &[i32],
+    out: &mut [f64],
+    workers: &Workers,
+) -> Result<(), Error> {
+    Error::check_length("out", items.len(), out.len())?;
+    let width = items.len().checked_div(rows.len()).unwrap_or(0);
+    Error::check_length("items", rows.len() * width, items.len())?;
+    for (place, &item) in items.iter().enumerate() {
+        Error::check_index("items", place / width.max(1), rows.n_items(), item)?;
     }
-    drawn
-        .par_chunks_mut(draw.n)
+    if let Some(table) = table {
+        Error::check_length("alias table", rows.n_items(), table.n_items())?;
+        return log_probability_in(rows, table, items, out, workers);
+    }
+    let n_items = rows.n_items();
+    log_probability_in(rows, &Uniform { n_items }, items, out, workers)
+}
+
+fn log_probability_in(
+    rows: &Rows,
+    distribution: &impl Distribution,
+    items: &[i32],
+    out: &mut [f64],
+    workers: &Workers,
+) -> Result<(), Error> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let width = items.len() / rows.len();
+    let common = common_units(rows, distribution);
+    let failed = out
+        .par_chunks_mut(width)
+        .zip(items.par_chunks(width))
         .with_min_len(MIN_ROWS)
         .enumerate()
-        .try_for_each(|(row, out)| {
-            workers.go_on()?;
-            let random = Random::new(
-                draw.seed,
-                draw.step,
-                draw.first_row.wrapping_add(row as u64),
-            );
-            fill_row(out, rows[row], alias, draw.n_items, random)
-                .ok_or_else(|| nothing_left(users[row], draw))
-        })?;
-    Ok(drawn)
+        .filter_map(|(row, (out, items))| {
+            let mut fill = || -> Result<(), Error> {
+                workers.go_on()?;
+                let excluded = rows.excluded(row)?;
+                let log_left = ((common - excluded.units(distribution)) as f64).ln();
+                for (out, &item) in out.iter_mut().zip(items) {
+                    let units = distribution.units(item);
+                    *out = if units == 0 || excluded.holds(item) {
+                        f64::NEG_INFINITY
+                    } else {
+                        (units as f64).ln() - log_left
+                    };
+                }
+                Ok(())
+            };
+            fill().err().map(|error| (row, error))
+        })
+        .min_by_key(|&(row, _)| row);
+    failed.map_or(Ok(()), |(_, error)| Err(error))
 }
 
-fn nothing_left(user: i32, draw: Draw) -> Error {
-    Error::NothingLeft {
-        user,
-        n_items: draw.n_items,
+/// Return the units of all items that are not left out for every row.
+fn common_units(rows: &Rows, distribution: &impl Distribution) -> u64 {
+    let out = rows.everywhere().iter();
+    distribution.total() - out.map(|&item| distribution.units(item)).sum::<u64>()
+}
+
+struct Sampling<'a, D> {
+    rows: &'a Rows<'a>,
+    distribution: &'a D,
+    draw: Draw,
+    workers: &'a Workers<'a>,
+    /// The marks of what is left out for every row.
+    common: Marks,
+}
+
+impl<'a, D: Distribution> Sampling<'a, D> {
+    fn new(rows: &'a Rows, distribution: &'a D, draw: Draw, workers: &'a Workers) -> Self {
+        let mut common = Marks::default();
+        for &item in rows.everywhere() {
+            common.set(item);
+        }
+        Self {
+            rows,
+            distribution,
+            draw,
+            workers,
+            common,
+        }
     }
-}
 
-/// Fill one row; `None` if no unseen item has a weight.
-fn fill_row(
-    out: &mut [i32],
-    seen: &[i32],
-    alias: Option<Alias>,
-    n_items: usize,
-    mut random: Random,
-) -> Option<()> {
-    let mut unseen = None;
-    for place in out {
-        *place = match rejected_draw(seen, alias, n_items, &mut random) {
-            Some(item) => item,
-            None => unseen
-                .get_or_insert_with(|| Unseen::new(seen, alias, n_items))
-                .draw(&mut random)?,
-        };
+    fn fill<T: From<i32> + Send>(
+        &self,
+        out: &mut [T],
+        log_q: Option<&mut [f32]>,
+    ) -> Result<(), Error> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let n = self.draw.n;
+        let size = PIECE.div_ceil(ROW + DRAW.saturating_mul(n)).max(MIN_ROWS);
+        let common_units = log_q
+            .is_some()
+            .then(|| common_units(self.rows, self.distribution));
+        let mut log_q = log_q.map(|log_q| log_q.chunks_mut(size * n));
+        let pieces: Vec<_> = out
+            .chunks_mut(size * n)
+            .map(|out| (out, log_q.as_mut().and_then(Iterator::next)))
+            .collect();
+        let failed = pieces
+            .into_par_iter()
+            .enumerate()
+            .filter_map(|(piece, (out, log_q))| {
+                let log_q = common_units.zip(log_q);
+                self.fill_piece(piece * size, out, log_q).err()
+            })
+            // the first of them, whichever thread came first
+            .min_by_key(|&(row, _)| row);
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
-    Some(())
-}
 
-fn rejected_draw(
-    seen: &[i32],
-    alias: Option<Alias>,
-    n_items: usize,
-    random: &mut Random,
-) -> Option<i32> {
-    (0..MAX_TRIES).find_map(|_| {
-        let item = match alias {
-            Some(alias) => alias.draw(random),
-            None => random.below(n_items as u64) as i32,
-        };
-        seen.binary_search(&item).is_err().then_some(item)
-    })
-}
-
-/// The items a user has not seen, with running sums of their weights.
-struct Unseen {
-    items: Vec<i32>,
-    sums: Vec<f64>,
-}
-
-impl Unseen {
-    fn new(seen: &[i32], alias: Option<Alias>, n_items: usize) -> Self {
-        let weights = alias.map(|alias| alias.weights());
-        let mut rest = seen.iter().copied().peekable();
-        let mut total = 0.0;
-        let (mut items, mut sums) = (Vec::new(), Vec::new());
-        for item in 0..n_items as i32 {
-            if rest.next_if_eq(&item).is_some() {
-                continue;
+    /// Fill the rows from `first` on; an error comes with its row.
+    fn fill_piece<T: From<i32>>(
+        &self,
+        first: usize,
+        out: &mut [T],
+        mut log_q: Option<(u64, &mut [f32])>,
+    ) -> Result<(), (usize, Error)> {
+        let n = self.draw.n;
+        let mut marks = self.common.clone();
+        let rows = out.len() / n;
+        for row in 0..rows {
+            // what a row needs of memory is asked for some rows ahead
+            self.rows.prefetch_place(first + row + 2 * AHEAD);
+            if row + AHEAD < rows {
+                self.prefetch(first + row + AHEAD);
             }
-            let weight = weights
-                .as_ref()
-                .map_or(1.0, |weights| weights[item as usize]);
-            if weight > 0.0 {
-                total += weight;
-                items.push(item);
-                sums.push(total);
+            let place = row * n..(row + 1) * n;
+            let log_q = log_q.as_mut();
+            let log_q = log_q.map(|(common, log_q)| (*common, &mut log_q[place.clone()]));
+            self.fill_row(first + row, &mut out[place], log_q, &mut marks)
+                .map_err(|error| (first + row, error))?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&self, row: usize) {
+        self.rows.prefetch_items(row);
+        if self.draw.n < BLOCK {
+            // the tickets are drawn anew later: what they ask memory for is then here
+            let mut random = self.random(row);
+            for _ in 0..self.draw.n {
+                self.distribution.ticket(&mut random);
             }
         }
-        Self { items, sums }
     }
 
-    fn draw(&self, random: &mut Random) -> Option<i32> {
-        let point = random.unit() * self.sums.last()?;
-        let index = self.sums.partition_point(|&sum| sum <= point);
-        // rounding can put the point on the very end
-        self.items.get(index).or(self.items.last()).copied()
+    #[inline]
+    fn random(&self, row: usize) -> Random {
+        let row = self.draw.first_row.wrapping_add(row as u64);
+        Random::new(self.draw.seed, self.draw.step, row)
     }
-}
 
-/// Return the sorted numbers of `budget` samples, spread as evenly over the buckets as they allow.
-///
-/// A bucket smaller than an even share is taken whole and the rest shared among the others; where
-/// the division leaves a remainder, the larger buckets give one more, by chance among equals.
-/// Inside a bucket all subsets are equally likely.
-///
-/// # Errors
-/// If a bucket is not below `n_buckets`, or the budget passes the number of samples.
-pub fn stratified_sample(
-    buckets: &[i32],
-    n_buckets: usize,
-    budget: usize,
-    seed: u64,
-) -> Result<Vec<i64>, Error> {
-    if budget > buckets.len() {
-        return Err(Error::value(
-            format!("a budget of at most {} samples", buckets.len()),
-            &budget,
-        ));
-    }
-    let mut left = vec![0_usize; n_buckets];
-    for (row, &bucket) in buckets.iter().enumerate() {
-        left[Error::check_index("buckets", row, n_buckets, bucket)?] += 1;
-    }
-    let mut random = Random::new(seed, 0, 0);
-    let mut wanted = shares(&left, budget, &mut random);
-    let mut chosen = Vec::with_capacity(budget);
-    // one pass (Knuth, algorithm S): take a sample with probability wanted / left of its bucket
-    for (row, &bucket) in buckets.iter().enumerate() {
-        let bucket = bucket as usize;
-        if random.below(left[bucket] as u64) < wanted[bucket] as u64 {
-            wanted[bucket] -= 1;
-            chosen.push(row as i64);
+    #[inline]
+    fn fill_row<T: From<i32>>(
+        &self,
+        row: usize,
+        out: &mut [T],
+        log_q: Option<(u64, &mut [f32])>,
+        marks: &mut Marks,
+    ) -> Result<(), Error> {
+        let excluded = self.rows.excluded(row)?;
+        let random = self.random(row);
+        let mut filling = Filling::new(self.distribution, excluded, random, out.len());
+        let marked = out.len() >= FILTERED && excluded.size() <= FILTER_SHARE * out.len();
+        if marked {
+            excluded.of_row().for_each(|item| marks.set(item));
         }
-        left[bucket] -= 1;
+        let log_left = log_q
+            .as_ref()
+            .map(|&(common, _)| ((common - excluded.units(self.distribution)) as f64).ln());
+        let mut log_q = log_q.map(|(_, log_q)| log_q.chunks_mut(STRETCH));
+        for out in out.chunks_mut(STRETCH) {
+            self.workers.go_on()?;
+            let log_q = log_q.as_mut().and_then(Iterator::next).zip(log_left);
+            let done = if marked {
+                filling.fill(out, log_q, |item| marks.may_hold(item))
+            } else {
+                filling.fill(out, log_q, |item| excluded.holds(item))
+            };
+            done.ok_or_else(|| self.rows.nothing_left(row))?;
+        }
+        if marked {
+            excluded
+                .of_row()
+                .for_each(|item| marks.reset(item, &self.common));
+        }
+        Ok(())
     }
-    Ok(chosen)
-}
-
-/// Return how many samples each bucket gives.
-fn shares(counts: &[usize], budget: usize, random: &mut Random) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..counts.len()).collect();
-    // chance before the stable sort: among equally large buckets it decides who gives one more
-    for index in (1..order.len()).rev() {
-        order.swap(index, random.below(index as u64 + 1) as usize);
-    }
-    order.sort_by_key(|&bucket| counts[bucket]);
-    let mut shares = vec![0; counts.len()];
-    let mut budget = budget;
-    for (index, &bucket) in order.iter().enumerate() {
-        // rounded down, so the remainder goes to the buckets that come later
-        shares[bucket] = counts[bucket].min(budget / (order.len() - index));
-        budget -= shares[bucket];
-    }
-    shares
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alias::alias_table;
+    use crate::histories::Histories;
     use crate::threads::on;
 
     const DRAW: Draw = Draw {
         n: 3000,
-        n_items: 6,
         seed: 1,
         step: 2,
         first_row: 0,
     };
+
+    fn sample(
+        rows: &Rows,
+        table: Option<&AliasTable>,
+        draw: Draw,
+        threads: usize,
+    ) -> Result<Vec<i32>, Error> {
+        let mut out = vec![0; rows.len() * draw.n];
+        on(threads, |workers| {
+            sample_negatives(rows, table, draw, &mut out, None, workers)
+        })?;
+        Ok(out)
+    }
 
     fn counts(drawn: &[i32], n_items: usize) -> Vec<f64> {
         let mut counts = vec![0.0; n_items];
@@ -231,18 +304,16 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_even_over_the_unseen_items_and_the_same_for_any_threads() {
-        let seen = Histories::new(&[0, 2, 2], &[1, 4], 6).unwrap();
-        let draw = |threads| {
-            on(threads, |workers| {
-                sample_negatives(&seen, &[0, 1], None, DRAW, workers)
-            })
-            .unwrap()
-        };
-        let drawn = draw(1);
-        assert_eq!(drawn, draw(2));
-        for (row, share) in [(0, [0.25, 0.0, 0.25, 0.25, 0.0, 0.25]), (1, [1.0 / 6.0; 6])] {
-            let counts = counts(&drawn[row * 3000..][..3000], 6);
+    fn draws_are_even_over_the_items_a_row_may_get() {
+        let seen = Histories::new(&[0, 2, 2], &[1, 4], 7).unwrap();
+        let rows = Rows::new(&seen, &[0, 1], &[6], &[-1, 0], 7).unwrap();
+        let drawn = sample(&rows, None, DRAW, 1).unwrap();
+        assert_eq!(drawn, sample(&rows, None, DRAW, 2).unwrap());
+        for (row, share) in [
+            (0, [0.25, 0.0, 0.25, 0.25, 0.0, 0.25, 0.0]),
+            (1, [0.0, 0.2, 0.2, 0.2, 0.2, 0.2, 0.0]),
+        ] {
+            let counts = counts(&drawn[row * 3000..][..3000], 7);
             for (count, share) in counts.iter().zip(share) {
                 assert!((count / 3000.0 - share).abs() < 0.035, "{counts:?}");
                 assert_eq!(*count == 0.0, share == 0.0);
@@ -253,25 +324,18 @@ mod tests {
     #[test]
     fn parts_of_a_batch_drawn_apart_are_the_batch() {
         let seen = Histories::new(&[0, 2, 2], &[1, 4], 6).unwrap();
-        let whole = on(1, |workers| {
-            sample_negatives(&seen, &[0, 1], None, DRAW, workers)
-        })
-        .unwrap();
-        let part = Draw {
-            first_row: 1,
-            ..DRAW
-        };
-        assert_eq!(
-            whole[3000..],
-            on(1, |workers| sample_negatives(
-                &seen,
-                &[1],
-                None,
-                part,
-                workers
-            ))
-            .unwrap()
-        );
+        let users: Vec<i32> = (0..5000).map(|row| row % 2).collect();
+        for n in [1, 5, 16, 100] {
+            let draw = Draw { n, ..DRAW };
+            let rows = Rows::new(&seen, &users, &[], &[], 6).unwrap();
+            let whole = sample(&rows, None, draw, 2).unwrap();
+            let part = Draw {
+                first_row: 4321,
+                ..draw
+            };
+            let rows = Rows::new(&seen, &users[4321..], &[], &[], 6).unwrap();
+            assert_eq!(whole[4321 * n..], sample(&rows, None, part, 1).unwrap());
+        }
     }
 
     #[test]
@@ -282,78 +346,63 @@ mod tests {
         let seen = Histories::new(&offsets, &items, n_items).unwrap();
         let mut weights = vec![1.0; n_items];
         weights[n_items - 1] = 3.0;
-        let (keep, other) = alias_table(&weights).unwrap();
-        let alias = Alias::new(&keep, &other).unwrap();
-        let draw = Draw { n_items, ..DRAW };
-        for (alias, share) in [(None, 0.5), (Some(alias), 0.75)] {
-            let drawn = on(1, |workers| {
-                sample_negatives(&seen, &[0], alias, draw, workers)
-            })
-            .unwrap();
-            let counts = counts(&drawn, n_items);
+        let table = AliasTable::new(&weights).unwrap();
+        let rows = Rows::new(&seen, &[0], &[], &[], n_items).unwrap();
+        for (table, share) in [(None, 0.5), (Some(&table), 0.75)] {
+            let counts = counts(&sample(&rows, table, DRAW, 1).unwrap(), n_items);
             assert_eq!(counts[n_items - 2] + counts[n_items - 1], 3000.0);
             assert!((counts[n_items - 1] / 3000.0 - share).abs() < 0.035);
         }
     }
 
     #[test]
-    fn a_user_with_nothing_left_is_named() {
-        let seen = Histories::new(&[0, 0, 2], &[0, 1], 2).unwrap();
-        let draw = Draw { n_items: 2, ..DRAW };
-        let error = on(1, |workers| {
-            sample_negatives(&seen, &[0, 1], None, draw, workers)
-        })
-        .unwrap_err();
-        assert_eq!(
-            error,
-            Error::NothingLeft {
-                user: 1,
-                n_items: 2
-            }
-        );
+    fn the_first_row_with_nothing_left_is_named() {
+        let seen = Histories::new(&[0, 0, 2], &[0, 1], 3).unwrap();
+        let users: Vec<i32> = (0..9000).map(|row| i32::from(row >= 4500)).collect();
+        let draw = Draw { n: 1, ..DRAW };
+        let nothing = Error::NothingLeft {
+            user: 1,
+            row: 4500,
+            n_items: 3,
+        };
+        let rows = Rows::new(&seen, &users, &[2], &[], 3).unwrap();
+        assert_eq!(sample(&rows, None, draw, 2), Err(nothing.clone()));
         // item 2 is unseen but has no weight
-        let (keep, other) = alias_table(&[1.0, 1.0, 0.0]).unwrap();
-        let seen = Histories::new(&[0, 2], &[0, 1], 3).unwrap();
-        let alias = Some(Alias::new(&keep, &other).unwrap());
-        let draw = Draw { n_items: 3, ..DRAW };
-        let error = on(1, |workers| {
-            sample_negatives(&seen, &[0], alias, draw, workers)
-        })
-        .unwrap_err();
-        assert_eq!(
-            error,
-            Error::NothingLeft {
-                user: 0,
-                n_items: 3
-            }
-        );
+        let table = AliasTable::new(&[1.0, 1.0, 0.0]).unwrap();
+        let rows = Rows::new(&seen, &users, &[], &[], 3).unwrap();
+        assert_eq!(sample(&rows, Some(&table), draw, 2), Err(nothing));
+    }
+
+    /// Return the chi-square statistic of 40 million draws over a million items, in standard
+    /// deviations from its mean.
+    fn deviation(table: Option<&AliasTable>, units: impl Fn(i32) -> f64) -> f64 {
+        let n_items = 1_000_000;
+        let seen = Histories::new(&[0, 3], &[5, 70_000, 999_999], n_items).unwrap();
+        let users = vec![0; 400_000];
+        let rows = Rows::new(&seen, &users, &[], &[], n_items).unwrap();
+        let drawn = sample(&rows, table, Draw { n: 100, ..DRAW }, 2).unwrap();
+        let counts = counts(&drawn, n_items);
+        let left = |item: &i32| ![5, 70_000, 999_999].contains(item);
+        let total: f64 = (0..n_items as i32).filter(left).map(&units).sum();
+        let chi: f64 = (0..n_items as i32)
+            .filter(left)
+            .map(|item| {
+                let expected = drawn.len() as f64 * units(item) / total;
+                (counts[item as usize] - expected).powi(2) / expected
+            })
+            .sum();
+        let freedom = (n_items - 4) as f64;
+        (chi - freedom) / (2.0 * freedom).sqrt()
     }
 
     #[test]
-    fn a_budget_fills_small_buckets_first_and_shares_the_rest() {
-        let mut random = Random::new(0, 0, 0);
-        assert_eq!(shares(&[1, 10, 10], 9, &mut random), [1, 4, 4]);
-        assert_eq!(shares(&[0, 3, 100], 50, &mut random), [0, 3, 47]);
-        assert_eq!(shares(&[2, 2], 4, &mut random), [2, 2]);
-        let mut uneven = shares(&[5, 5, 5], 7, &mut random);
-        uneven.sort_unstable();
-        assert_eq!(uneven, [2, 2, 3]);
-    }
-
-    #[test]
-    fn a_stratified_sample_is_sorted_unique_and_seeded() {
-        let buckets: Vec<i32> = (0..1000).map(|row| i32::from(row % 10 == 0)).collect();
-        let chosen = stratified_sample(&buckets, 2, 150, 5).unwrap();
-        assert_eq!(chosen.len(), 150);
-        assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
-        let rare = chosen
-            .iter()
-            .filter(|&&row| buckets[row as usize] == 1)
-            .count();
-        assert_eq!(rare, 75);
-        assert_eq!(chosen, stratified_sample(&buckets, 2, 150, 5).unwrap());
-        assert_ne!(chosen, stratified_sample(&buckets, 2, 150, 6).unwrap());
-        assert!(stratified_sample(&buckets, 2, 1001, 5).is_err());
-        assert!(stratified_sample(&buckets, 1, 10, 5).is_err());
+    fn forty_million_draws_have_no_bias() {
+        assert!(deviation(None, |_| 1.0).abs() < 4.0);
+        let weights: Vec<f64> = (0..1_000_000_u32)
+            // scattered over the catalogue; the rarest is expected 5 times
+            .map(|item| f64::from(item.wrapping_mul(7919) % 1_000_000 + 150_000).recip())
+            .collect();
+        let table = AliasTable::new(&weights).unwrap();
+        assert!(deviation(Some(&table), |item| weights[item as usize]).abs() < 4.0);
     }
 }

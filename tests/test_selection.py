@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from rarec.data import Histories
 from rarec.selection import (
-    NegativeSampler,
     Samples,
     SelectionConfig,
     buckets,
@@ -211,74 +210,3 @@ def test_a_config_says_what_is_wrong(values: dict, message: str) -> None:
 def test_a_selection_needs_a_title_for_each_item() -> None:
     with pytest.raises(ValueError, match="title for each item, got 2 titles"):
         select(HISTORIES, ["a", "b"])
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.75])
-def test_negatives_follow_the_exact_distribution(alpha: float) -> None:
-    histories = Histories.from_lists([[0, 0, 0, 1, 5], [2, 2, 3], []])
-    sampler = NegativeSampler(histories, 6, alpha=alpha, seed=3, threads=1)
-    users, n = np.array([0, 1, 2]), 100_000
-    drawn = sampler.sample(users, n, step=0)
-    assert (drawn.dtype, drawn.shape) == (np.int32, (3, n))
-    items = np.tile(np.arange(6), (3, 1))
-    exact = np.exp(sampler.log_probability(items, users=users))
-    np.testing.assert_allclose(exact.sum(axis=1), 1)
-    for row, seen in zip(exact, histories, strict=True):
-        assert not row[seen].any()
-    counts = np.stack([np.bincount(row, minlength=6) for row in drawn]) / n
-    np.testing.assert_allclose(counts, exact, atol=5 * np.sqrt(0.25 / n))
-
-
-def test_log_probability_is_that_of_counts_to_the_power() -> None:
-    histories = Histories.from_lists([[0, 0, 0, 1], [1]])
-    sampler = NegativeSampler(histories, 3, alpha=0.5)
-    weights = np.array([3, 2, 1]) ** 0.5
-    q = sampler.log_probability([2, 1, 0])
-    assert q.dtype == np.float64
-    np.testing.assert_allclose(np.exp(q), (weights / weights.sum())[::-1])
-    # without a user it differs from the exact one by a constant of the user
-    exact = sampler.log_probability([[0, 2]], users=[1])
-    assert np.ptp(exact - sampler.log_probability([[0, 2]])) < 1e-12
-    assert sampler.log_probability([1], users=[1]).tolist() == [-np.inf]
-    full = NegativeSampler(Histories.from_lists([[0, 1]]), 2)
-    assert full.log_probability([0, 1], users=[0, 0]).tolist() == [-np.inf] * 2
-
-
-def test_a_large_power_of_large_counts_stays_finite() -> None:
-    sampler = NegativeSampler(Histories.from_lists([[0] * 1000 + [1]]), 3, alpha=400)
-    assert np.isfinite(sampler.log_probability([0, 1, 2])).all()
-
-
-def test_draws_depend_on_step_and_row_and_nothing_else() -> None:
-    histories = planted()
-    users = np.arange(50)
-    first = NegativeSampler(histories, 40, alpha=0.75, threads=1).sample(users, 4, step=7)
-    second = NegativeSampler(histories, 40, alpha=0.75, threads=2)
-    np.testing.assert_array_equal(first, second.sample(users, 4, step=7))
-    np.testing.assert_array_equal(first[20:], second.sample(users[20:], 4, step=7, first_row=20))
-    assert not np.array_equal(first, second.sample(users, 4, step=8))
-
-
-def test_a_sampler_says_what_does_not_fit() -> None:
-    histories = Histories.from_lists([[0, 1], [2]])
-    for arguments, message in [
-        ({"n_items": 2}, "items below 2, got 2"),
-        ({"n_items": 3, "alpha": -1.0}, "alpha >= 0"),
-        ({"n_items": 3, "alpha": float("nan")}, "alpha >= 0"),
-        ({"n_items": 3, "seed": -1}, "seed from 0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            NegativeSampler(histories, **arguments)
-    sampler = NegativeSampler(histories, 3)
-    with pytest.raises(ValueError, match="users from 0 to 1, got 2 to 2"):
-        sampler.sample([2], 1, step=0)
-    with pytest.raises(ValueError, match="step >= 0, got -1"):
-        sampler.sample([0], 1, step=-1)
-    with pytest.raises(ValueError, match="whole user numbers"):
-        sampler.sample([0.5], 1, step=0)
-    with pytest.raises(ValueError, match="items from 0 to 2, got 3"):
-        sampler.log_probability([3])
-    with pytest.raises(ValueError, match=r"users \[B\]"):
-        sampler.log_probability([[0, 1]], users=[0, 1])
-    with pytest.raises(ValueError, match="user 0 has not seen"):
-        NegativeSampler(Histories.from_lists([[0, 1, 1, 0]]), 2).sample([0], 1, step=0)

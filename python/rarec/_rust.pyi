@@ -16,18 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AliasTable",
     "Catalogue",
-    "alias_table",
+    "collisions",
+    "log_probability",
     "overlaps",
     "sample_negatives",
     "stratified_sample",
     "title_words",
 ]
 
-def alias_table(
-    weights: NDArray[np.float64],  # [N]
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Return `(keep, other)`: draws in constant time, in proportion to `weights`."""
+@final
+class AliasTable:
+    """A distribution over N items, 16 bytes each, that gives an item in constant time.
+
+    Probabilities are held to `1 / (N * 2**32)`; an item with a weight keeps at least that.
+    """
+
+    def __new__(
+        cls,
+        weights: NDArray[np.float64],  # [N]
+    ) -> Self:
+        """Return the table of a distribution in proportion to `weights`."""
+    @staticmethod
+    def from_columns(
+        columns: NDArray[np.uint64],  # [N]
+    ) -> AliasTable:
+        """Return the table with these columns: what pickle keeps of one."""
+    def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[object, tuple[NDArray[np.uint64]]]: ...
 
 def sample_negatives(
     seen_offsets: NDArray[np.int64],  # [U + 1]
@@ -36,13 +53,46 @@ def sample_negatives(
     n: int,
     n_items: int,
     *,
-    alias: tuple[NDArray[np.float64], NDArray[np.int32]] | None = None,
+    alias: AliasTable | None = None,
+    exclude: NDArray[np.int32] | None = None,  # [E]
+    exclude_by_row: NDArray[np.int32] | None = None,  # [B, M]
     seed: int = 0,
     step: int = 0,
     first_row: int = 0,
+    out: NDArray[np.int32] | NDArray[np.int64] | None = None,  # [B, n]
+    log_q: NDArray[np.float32] | None = None,  # [B, n]
     threads: int | None = None,
-) -> NDArray[np.int32]:
-    """Return `[B, n]` items the row's user has not seen, drawn with replacement."""
+) -> NDArray[np.int32] | NDArray[np.int64]:
+    """Return `[B, n]` items the row may get, drawn with replacement: `out`, or a new int32 array.
+
+    A row may get what its user has not seen and neither `exclude` nor its row of `exclude_by_row`
+    names; -1 there is none. `log_q` is filled with the log of how likely each draw was.
+    """
+
+def log_probability(
+    seen_offsets: NDArray[np.int64],  # [U + 1]
+    seen_items: NDArray[np.int32],
+    users: NDArray[np.int32],  # [B]
+    items: NDArray[np.int32],  # [B, M]
+    n_items: int,
+    *,
+    alias: AliasTable | None = None,
+    exclude: NDArray[np.int32] | None = None,  # [E]
+    exclude_by_row: NDArray[np.int32] | None = None,  # [B, M]
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Return `[B, M]`: the log of how likely a draw of the row gives the item; -inf if never."""
+
+def collisions(
+    seen_offsets: NDArray[np.int64],  # [U + 1]
+    seen_items: NDArray[np.int32],
+    users: NDArray[np.int32],  # [B]
+    items: NDArray[np.int32],  # [M]
+    n_items: int,
+    *,
+    threads: int | None = None,
+) -> NDArray[np.int64]:
+    """Return `[P, 2]` sorted pairs (row, column) in which `users[row]` has seen `items[column]`."""
 
 def stratified_sample(
     buckets: NDArray[np.int32],  # [S]

@@ -2,7 +2,7 @@
 
 from rarec.selection.choice import SelectionConfig, SelectionReport, buckets, select
 from rarec.selection.denoising import denoise, word_overlaps
-from rarec.selection.negatives import NegativeSampler
+from rarec.selection.negatives import NegativeSampler, collisions
 from rarec.selection.samples import Samples, held_out_mask, training_samples
 from rarec.selection.stop_words import ENGLISH_STOP_WORDS, LANGUAGES, stop_words
 
@@ -14,6 +14,7 @@ __all__ = [
     "SelectionConfig",
     "SelectionReport",
     "buckets",
+    "collisions",
     "denoise",
     "held_out_mask",
     "select",

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from rarec.encoding import Entities
 from rarec.model import EntityBatch
-from rarec.selection import NegativeSampler, Samples
+from rarec.selection import NegativeSampler, Samples, collisions
 from rarec.training.text_states import TextStates
 
 
@@ -84,6 +84,7 @@ class TrainingData(Dataset[int]):
         self.item_text = item_text
         self._user_numbers = samples.users
         self._targets = samples.targets
+        self._seen = samples.histories.sorted_unique()
         self._target_share = np.bincount(self._targets, minlength=len(items)) / len(samples)
 
     def __len__(self) -> int:
@@ -131,15 +132,13 @@ class TrainingData(Dataset[int]):
     def _negatives(
         self,
         users: NDArray[np.int32],
-        candidates: NDArray[np.int32],
+        candidates: NDArray[np.integer],
         positives: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
         """Return `[B, C]`: false at each user's own target and at all the user has in training."""
         negatives = np.ones((len(users), len(candidates)), dtype=bool)
-        histories = self.samples.histories.take(users)
-        column = np.searchsorted(candidates, histories.items)
-        found = candidates[np.minimum(column, len(candidates) - 1)] == histories.items
-        negatives[histories.rows[found], column[found]] = False
+        rows, columns = collisions(self._seen, users, candidates).T
+        negatives[rows, columns] = False
         negatives[np.arange(len(users)), positives] = False
         return negatives
 
