@@ -11,4 +11,5 @@ pub mod random;
 pub mod sampling;
 pub mod scoring;
 pub mod simd;
+pub mod stratified;
 pub mod threads;

@@ -22,6 +22,7 @@ use crate::threads::{self, Workers};
 mod denoising;
 mod sampling;
 mod scoring;
+mod stratified;
 
 type Ints<'py> = PyReadonlyArray1<'py, i32>;
 type Longs<'py> = PyReadonlyArray1<'py, i64>;
@@ -34,9 +35,11 @@ mod _rust {
     #[pymodule_export]
     use super::denoising::{overlaps, title_words};
     #[pymodule_export]
-    use super::sampling::{alias_table, sample_negatives, stratified_sample};
+    use super::sampling::{alias_table, sample_negatives};
     #[pymodule_export]
     use super::scoring::{ranks, top_k};
+    #[pymodule_export]
+    use super::stratified::stratified_sample;
 }
 
 impl From<Error> for PyErr {

@@ -56,16 +56,3 @@ pub fn sample_negatives<'py>(
     })?;
     drawn.into_pyarray(py).reshape([users.len(), n])
 }
-
-#[pyfunction]
-pub fn stratified_sample<'py>(
-    py: Python<'py>,
-    buckets: Ints<'py>,
-    n_buckets: usize,
-    budget: usize,
-    seed: u64,
-) -> PyResult<Vector<'py, i64>> {
-    let buckets = slice("buckets", &buckets)?;
-    let chosen = py.detach(|| sampling::stratified_sample(buckets, n_buckets, budget, seed))?;
-    Ok(chosen.into_pyarray(py))
-}
