@@ -13,3 +13,4 @@ pub mod scoring;
 pub mod simd;
 pub mod stratified;
 pub mod threads;
+pub mod words;

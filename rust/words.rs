@@ -1,0 +1,407 @@
+//! The words of a text, as Unicode parts them (UAX 29), in a form that is the same for all spellings
+//! that differ in case or in compatible characters only.
+
+use std::sync::OnceLock;
+
+use caseless::Caseless;
+use unicode_normalization::char::canonical_combining_class;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
+use unicode_segmentation::UnicodeSegmentation;
+
+/// Words one after the other, each given by where it ends; reused from text to text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Words {
+    text: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Words {
+    /// Replace what is held by the words of `text`, in order and with repetition.
+    ///
+    /// The text is first brought to the form of [`normal_form`]. A word is a segment of UAX 29 that
+    /// holds a letter or a digit. There is no dictionary in it: scripts written without spaces
+    /// (Chinese, Thai, hiragana) come apart into characters.
+    pub fn split(&mut self, text: &str) {
+        if !self.split_simple(text) {
+            self.split_any(text);
+        }
+    }
+
+    /// Return the words held, in UTF-8.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let word = &self.text[start..end];
+            start = end;
+            word
+        })
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+    }
+
+    /// Do what `split` says, for any text: this defines the words.
+    fn split_any(&mut self, text: &str) {
+        self.clear();
+        for word in normal_form(text).unicode_words() {
+            self.text.extend_from_slice(word.as_bytes());
+            self.ends.push(self.text.len());
+        }
+    }
+
+    /// Do what `split_any` does if every character of the text can be looked up, or return false.
+    fn split_simple(&mut self, text: &str) -> bool {
+        self.clear();
+        let mut word = Open::default();
+        for c in text.chars() {
+            let entry = Entry::of(c);
+            match entry.class {
+                Class::Unknown => return false,
+                Class::Ignored => (),
+                Class::Letter | Class::Digit | Class::Katakana | Class::Underscore => {
+                    if !word.goes_on(entry.class) {
+                        self.end(&word);
+                        word = Open::default();
+                    } else if let Some(between) = word.between.take() {
+                        self.text.extend_from_slice(between.form());
+                    }
+                    word.last = entry.class;
+                    word.counts |= entry.class != Class::Underscore;
+                    self.text.extend_from_slice(entry.form());
+                }
+                Class::InLetters | Class::InDigits | Class::InBoth => {
+                    if word.between.is_none() && matches!(word.last, Class::Letter | Class::Digit) {
+                        word.between = Some(entry);
+                    } else {
+                        self.end(&word);
+                        word = Open::default();
+                    }
+                }
+                Class::Word | Class::Other => {
+                    self.end(&word);
+                    word = Open::default();
+                    if entry.class == Class::Word {
+                        self.text.extend_from_slice(entry.form());
+                        self.ends.push(self.text.len());
+                    }
+                }
+            }
+        }
+        self.end(&word);
+        true
+    }
+
+    /// End the word that stands at the end of the text held.
+    fn end(&mut self, word: &Open) {
+        if word.counts {
+            self.ends.push(self.text.len());
+        } else {
+            // underscores alone are no word
+            self.text.truncate(self.ends.last().copied().unwrap_or(0));
+        }
+    }
+}
+
+/// The word being read.
+#[derive(Default)]
+struct Open {
+    /// Class of its last character; `Other` if there is none.
+    last: Class,
+    /// A character that belongs to it if the next one is of the same class as the last.
+    between: Option<Entry>,
+    /// Whether it holds a letter or a digit.
+    counts: bool,
+}
+
+impl Open {
+    fn goes_on(&self, next: Class) -> bool {
+        if let Some(between) = self.between {
+            return self.last == next
+                && match next {
+                    Class::Letter => between.class != Class::InDigits,
+                    Class::Digit => between.class != Class::InLetters,
+                    _ => false,
+                };
+        }
+        match (self.last, next) {
+            (Class::Other, _) => false,
+            (Class::Katakana, other) | (other, Class::Katakana) => {
+                matches!(other, Class::Katakana | Class::Underscore)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Return the form in which words are compared.
+///
+/// Two texts have the same form exactly where they are a compatibility caseless match (Unicode
+/// 3.13, D146: full case folding, with NFD before it and NFKD, folding again, and normalisation
+/// after it), but that code points which Unicode lets be ignored (soft hyphens, joiners, variation
+/// selectors) are left out first, as `NFKC_Casefold` does, and that single curly quotes are
+/// apostrophes. U+200B stays, since it parts words. The result is in NFKC.
+#[must_use]
+pub fn normal_form(text: &str) -> String {
+    let folded = text.chars().filter(|&c| !is_ignored(c)).nfd();
+    let folded = folded.default_case_fold().nfkd().default_case_fold().nfkc();
+    let straight = |c| match c {
+        '\u{2018}' | '\u{2019}' => '\'',
+        other => other,
+    };
+    folded.map(straight).collect()
+}
+
+/// `Default_Ignorable_Code_Point`, but U+200B.
+fn is_ignored(c: char) -> bool {
+    matches!(c,
+        '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}'
+        | '\u{180B}'..='\u{180F}' | '\u{200C}'..='\u{200F}' | '\u{202A}'..='\u{202E}'
+        | '\u{2060}'..='\u{206F}' | '\u{3164}' | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}'
+        | '\u{FFA0}' | '\u{FFF0}'..='\u{FFF8}' | '\u{1BCA0}'..='\u{1BCA3}'
+        | '\u{1D173}'..='\u{1D17A}' | '\u{E0000}'..='\u{E0FFF}')
+}
+
+/// What a character does to the word it is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Class {
+    /// Ends a word.
+    #[default]
+    Other,
+    Letter,
+    Digit,
+    Katakana,
+    Underscore,
+    /// Belongs to a word if it stands between two letters.
+    InLetters,
+    /// Belongs to a word if it stands between two digits.
+    InDigits,
+    /// Belongs to a word if it stands between two letters, or two digits.
+    InBoth,
+    /// Is a word by itself.
+    Word,
+    Ignored,
+    /// Depends on what stands beside it in some other way.
+    Unknown,
+}
+
+/// The class and the form of a character whose form does not depend on its neighbours.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    class: Class,
+    length: u8,
+    bytes: [u8; 6],
+}
+
+const BLOCK: usize = 256;
+/// Characters up to U+1FFFF; the rest is rare.
+const BLOCKS: usize = 0x200;
+static TABLE: [OnceLock<Box<[Entry; BLOCK]>>; BLOCKS] = [const { OnceLock::new() }; BLOCKS];
+
+impl Entry {
+    /// Return the entry of a character; a block of them is worked out when it is first needed.
+    fn of(c: char) -> Self {
+        let (block, place) = (c as usize / BLOCK, c as usize % BLOCK);
+        TABLE.get(block).map_or(Self::UNKNOWN, |entries| {
+            entries.get_or_init(|| {
+                let code = |place: usize| char::from_u32((block * BLOCK + place) as u32);
+                Box::new(std::array::from_fn(|place| {
+                    code(place).map_or(Self::UNKNOWN, Self::work_out)
+                }))
+            })[place]
+        })
+    }
+
+    const UNKNOWN: Self = Self {
+        class: Class::Unknown,
+        length: 0,
+        bytes: [0; 6],
+    };
+
+    fn form(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    fn work_out(c: char) -> Self {
+        if is_ignored(c) {
+            return Self {
+                class: Class::Ignored,
+                ..Self::UNKNOWN
+            };
+        }
+        let form = normal_form(c.encode_utf8(&mut [0; 4]));
+        let mut classes = form.chars().map(class_of);
+        let class = classes.next().unwrap_or(Class::Unknown);
+        // more than one character only as letters: "ß" is "ss"
+        let alike = classes.all(|other| other == class && class == Class::Letter);
+        let mut bytes = [0; 6];
+        let Some(place) = bytes.get_mut(..form.len()) else {
+            return Self::UNKNOWN;
+        };
+        place.copy_from_slice(form.as_bytes());
+        if class == Class::Unknown || !alike || !stands_alone(c) {
+            return Self::UNKNOWN;
+        }
+        Self {
+            class,
+            length: form.len() as u8,
+            bytes,
+        }
+    }
+}
+
+/// Return whether a character never merges with what stands before it.
+fn stands_alone(c: char) -> bool {
+    let starter = |c: char| {
+        canonical_combining_class(c) == 0
+            && is_nfkc_quick(std::iter::once(c)) != IsNormalized::Maybe
+    };
+    let text = c.encode_utf8(&mut [0; 4]).to_owned();
+    [text.nfkd().next(), normal_form(&text).nfkd().next()]
+        .into_iter()
+        .all(|first| first.is_some_and(starter))
+}
+
+/// Return what UAX 29 does with a character in normal form, asked by example.
+fn class_of(c: char) -> Class {
+    let one = |text: String| text.split_word_bounds().nth(1).is_none();
+    let after = |start: &str| one(format!("{start}{c}"));
+    let before = |end: &str| one(format!("{c}{end}"));
+    let twice = one(format!("{c}{c}"));
+    let around = [after("a"), after("1"), before("a"), before("1")];
+    // a mark goes with whatever it follows; Hebrew has rules of its own for quotes
+    if after("!") || before("'") {
+        return Class::Unknown;
+    }
+    if c == '_' {
+        return Class::Underscore;
+    }
+    let underscored = after("_") && before("_");
+    if around == [true; 4] && c.is_alphanumeric() && !after("ア") && twice && underscored {
+        return match (after("a.") && before(".a"), after("1.") && before(".1")) {
+            (true, false) => Class::Letter,
+            (false, true) => Class::Digit,
+            _ => Class::Unknown,
+        };
+    }
+    if around != [false; 4] {
+        return Class::Unknown;
+    }
+    if after("ア") && before("ア") && c.is_alphanumeric() && twice && underscored {
+        return Class::Katakana;
+    }
+    if after("ア") || before("ア") || after("_") || before("_") {
+        return Class::Unknown;
+    }
+    let (letters, digits) = (one(format!("a{c}a")), one(format!("1{c}1")));
+    match (letters, digits, c.is_alphanumeric()) {
+        (true, false, false) => Class::InLetters,
+        (false, true, false) => Class::InDigits,
+        (true, true, false) => Class::InBoth,
+        (false, false, false) => Class::Other,
+        (false, false, true) if !twice => Class::Word,
+        _ => Class::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn words(text: &str) -> Vec<String> {
+        let mut words = Words::default();
+        words.split(text);
+        let text = |word: &[u8]| String::from_utf8(word.to_vec()).unwrap();
+        words.iter().map(text).collect()
+    }
+
+    /// Compare the two ways on texts put together by chance, and return how many were looked up.
+    fn compare(characters: &[char], longest: u64) -> usize {
+        let mut random = Random::new(1, 0, 0);
+        let (mut first, mut second) = (Words::default(), Words::default());
+        let mut looked_up = 0;
+        for _ in 0..20_000 {
+            let draw =
+                |random: &mut Random| characters[random.below(characters.len() as u64) as usize];
+            let text: String = (0..random.below(longest))
+                .map(|_| draw(&mut random))
+                .collect();
+            second.split_any(&text);
+            if first.split_simple(&text) {
+                looked_up += 1;
+                assert_eq!(first, second, "{text:?}");
+            }
+            first.split(&text);
+            assert_eq!(first, second, "{text:?}");
+        }
+        looked_up
+    }
+
+    #[test]
+    fn ascii_is_always_looked_up_and_gives_the_same_words() {
+        let all: Vec<char> = (0..128).map(char::from).collect();
+        assert_eq!(compare(&all, 24), 20_000);
+        assert_eq!(
+            compare(&['a', 'B', '1', '_', '\'', '.', ',', ':', ' '], 12),
+            20_000
+        );
+    }
+
+    #[test]
+    fn looked_up_words_are_those_of_unicode() {
+        for block in 0..BLOCKS as u32 {
+            // a character of the block among those that the rules are about
+            let mut some: Vec<char> = "aZ9é'._,:·\u{2019}\u{301}\u{AD}\u{200B}ßアカ語 "
+                .chars()
+                .collect();
+            let codes = (0..BLOCK as u32)
+                .step_by(3)
+                .map(|code| block * BLOCK as u32 + code);
+            some.extend(codes.filter_map(char::from_u32));
+            compare_few(&some);
+        }
+    }
+
+    fn compare_few(characters: &[char]) {
+        let mut random = Random::new(2, 0, 0);
+        let (mut first, mut second) = (Words::default(), Words::default());
+        for round in 0..200 {
+            let few = if round % 2 == 0 {
+                18
+            } else {
+                characters.len() as u64
+            };
+            let mut text = String::new();
+            for _ in 0..6 {
+                text.push(characters[random.below(few) as usize]);
+                text.push(characters[random.below(characters.len() as u64) as usize]);
+            }
+            first.split(&text);
+            second.split_any(&text);
+            assert_eq!(first, second, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn most_titles_are_looked_up() {
+        let mut words = Words::default();
+        for text in [
+            "The Lion King (1994)",
+            "Amélie",
+            "Straße",
+            "ΣΊΣΥΦΟΣ",
+            "Война и мир",
+            "ｆｕｌｌ ２００１",
+            "千と千尋の神隠し",
+            "カラオケ",
+            "한국어",
+            "don\u{2019}t",
+            "🦁 king",
+            "soft\u{AD}hyphen",
+        ] {
+            assert!(words.split_simple(text), "{text}");
+        }
+    }
+}
