@@ -13,4 +13,5 @@ pub mod scoring;
 pub mod simd;
 pub mod stratified;
 pub mod threads;
+pub mod titles;
 pub mod words;

@@ -33,7 +33,7 @@ type Table<'py, T> = Bound<'py, PyArray2<T>>;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use super::denoising::{overlaps, title_words};
+    use super::denoising::{overlaps, shares_word, title_words, utf8_title_words};
     #[pymodule_export]
     use super::sampling::{alias_table, sample_negatives};
     #[pymodule_export]

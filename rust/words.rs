@@ -385,6 +385,51 @@ mod tests {
     }
 
     #[test]
+    fn spellings_of_one_word_are_one_word() {
+        for (spellings, word) in [
+            (&["Amélie", "AME\u{301}LIE", "a\u{AD}mélie"][..], "amélie"),
+            (&["Straße", "STRASSE", "STRAẞE"], "strasse"),
+            (&["ΣΊΣΥΦΟΣ", "σίσυφος"], "σίσυφοσ"),
+            (&["İstanbul", "i\u{307}stanbul"], "i\u{307}stanbul"),
+            (&["ﬁlm", "FILM", "ｆｉｌｍ"], "film"),
+            (&["２００１", "2001", "²⁰⁰¹"], "2001"),
+            (
+                &["Don\u{2019}t", "don\u{2018}t", "'DON'T'", "don＇t"],
+                "don't",
+            ),
+            // the order of two marks, and iota below as a letter
+            (&["a\u{323}\u{307}", "A\u{307}\u{323}"], "ạ\u{307}"),
+            (&["ᾳ", "ΑΙ", "α\u{345}"], "αι"),
+            (&["한", "\u{1112}\u{1161}\u{11AB}"], "한"),
+            (&["ｶﾞ", "ガ"], "ガ"),
+        ] {
+            for spelling in spellings {
+                assert_eq!(words(spelling), [word], "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_those_of_uax_29() {
+        for (text, expected) in [
+            (
+                "The Lion-King, 1,000.5 a.m.",
+                &["the", "lion", "king", "1,000.5", "a.m"][..],
+            ),
+            ("snake_case __ _1", &["snake_case", "_1"]),
+            ("🦁👍🏽 \u{2764}\u{FE0F} !?", &[]),
+            ("東京 2020", &["東", "京", "2020"]),
+            ("ไทย", &["ไ", "ท", "ย"]),
+            ("カラオケ店", &["カラオケ", "店"]),
+            ("a\u{200B}b", &["a", "b"]),
+            ("l\u{2019}été l'\u{200D}été", &["l'été", "l'été"]),
+            ("", &[]),
+        ] {
+            assert_eq!(words(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn most_titles_are_looked_up() {
         let mut words = Words::default();
         for text in [
