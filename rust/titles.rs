@@ -1,6 +1,9 @@
 //! Titles as numbers of their words.
 
-use hashbrown::HashMap;
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -8,8 +11,10 @@ use crate::simd::prefetch;
 use crate::threads::Workers;
 use crate::words::{Words, normal_form};
 
-/// Titles between two looks at whether to go on.
-const PIECE: usize = 1024;
+/// Titles whose words are looked up together.
+const BLOCK: usize = 8;
+/// Blocks between two looks at whether to go on.
+const PIECE: usize = 128;
 /// Fewest titles that are worth a thread of their own.
 const MIN_TITLES: usize = 4096;
 
@@ -77,18 +82,31 @@ impl Part {
     fn read(titles: &[&str], mut numbers: Numbers, workers: &Workers) -> Result<Self, Error> {
         let mut lengths = Vec::with_capacity(titles.len());
         let (mut words, mut row) = (Vec::new(), Vec::new());
-        let mut split = Words::default();
-        for (place, title) in titles.iter().enumerate() {
-            if place % PIECE == 0 {
+        let (mut split, mut asked) = (Words::default(), Vec::new());
+        let mut ends = [0; BLOCK];
+        for (number, block) in titles.chunks(BLOCK).enumerate() {
+            if number % PIECE == 0 {
                 workers.go_on()?;
             }
-            split.split(title);
-            row.clear();
-            row.extend(split.iter().filter_map(|word| numbers.of(word)));
-            row.sort_unstable();
-            row.dedup();
-            words.extend_from_slice(&row);
-            lengths.push(row.len());
+            // first all words of some titles, so that their places are fetched at the same time
+            asked.clear();
+            for (title, end) in block.iter().zip(&mut ends) {
+                split.split(title);
+                asked.extend(split.iter().map(|word| numbers.ask(word)));
+                *end = asked.len();
+            }
+            let mut asked = asked.drain(..);
+            let mut start = 0;
+            for &end in &ends[..block.len()] {
+                row.clear();
+                let title = asked.by_ref().take(end - start);
+                row.extend(title.filter_map(|word| numbers.of(word)));
+                row.sort_unstable();
+                row.dedup();
+                words.extend_from_slice(&row);
+                lengths.push(row.len());
+                start = end;
+            }
         }
         numbers.check()?;
         Ok(Self {
@@ -151,15 +169,25 @@ fn join(
 /// Numbers of words in the order in which they were first asked for.
 #[derive(Debug, Clone, Default)]
 struct Numbers {
-    /// Words that fit a key: most of them, and no pointer has to be followed to compare them.
-    short: HashMap<Key, i32>,
-    long: HashMap<Vec<u8>, i32>,
+    /// Words that fit a key: nearly all, and a look at one takes a single cache line. At most half
+    /// of the places are taken, and a word stands at the first free one after its own.
+    short: Vec<(Key, i32)>,
+    n_short: usize,
+    long: HashMap<Vec<u8>, i32, RandomState>,
     n_words: usize,
+    state: RandomState,
 }
 
 /// Up to 23 bytes and, in the last one, how many they are.
 type Key = [u64; 3];
+const FREE: Key = [0; 3];
 const LEFT_OUT: i32 = -1;
+
+/// A word to look up, and its hash.
+enum Asked {
+    Short(Key, u64),
+    Long(Vec<u8>),
+}
 
 fn key(word: &[u8]) -> Option<Key> {
     let mut bytes = [0; 24];
@@ -169,34 +197,68 @@ fn key(word: &[u8]) -> Option<Key> {
     Some([0, 1, 2].map(|place| u64::from_le_bytes(words[place])))
 }
 
-/// A word as it stands in a table of numbers.
-enum Word {
-    Short(Key),
-    Long(Vec<u8>),
-}
-
 impl Numbers {
-    /// Return the number of a word, unless it is to be left out.
-    fn of(&mut self, word: &[u8]) -> Option<i32> {
-        let next = self.n_words as i32;
-        let number = match key(word) {
-            Some(key) => *self.short.entry(key).or_insert(next),
-            None => *self.long.entry_ref(word).or_insert(next),
-        };
-        self.learn(number)
+    /// Return the word to look up, whose place is fetched.
+    fn ask(&self, word: &[u8]) -> Asked {
+        key(word).map_or_else(|| Asked::Long(word.to_vec()), |key| self.ask_key(key))
     }
 
-    /// Count a number that is new, and return one that is not left out.
-    fn learn(&mut self, number: i32) -> Option<i32> {
-        self.n_words += usize::from(number == self.n_words as i32);
+    fn ask_key(&self, key: Key) -> Asked {
+        let hash = self.state.hash_one(key);
+        prefetch(
+            &self.short,
+            hash as usize & self.short.len().wrapping_sub(1),
+        );
+        Asked::Short(key, hash)
+    }
+
+    /// Return the number of a word, unless it is to be left out.
+    fn of(&mut self, word: Asked) -> Option<i32> {
+        let next = self.n_words as i32;
+        let number = self.number_or(word, next);
+        self.n_words += usize::from(number == next);
         (number != LEFT_OUT).then_some(number)
     }
 
     fn leave_out(&mut self, word: &[u8]) {
-        match key(word) {
-            Some(key) => self.short.insert(key, LEFT_OUT),
-            None => self.long.insert(word.to_vec(), LEFT_OUT),
+        self.number_or(self.ask(word), LEFT_OUT);
+    }
+
+    /// Return the number of a word, `new` if it had none.
+    fn number_or(&mut self, word: Asked, new: i32) -> i32 {
+        let (key, hash) = match word {
+            Asked::Long(word) => return *self.long.entry(word).or_insert(new),
+            Asked::Short(key, hash) => (key, hash),
         };
+        if 2 * self.n_short >= self.short.len() {
+            self.grow();
+        }
+        let place = self.place(key, hash);
+        let (held, number) = &mut self.short[place];
+        if *held == FREE {
+            (*held, *number) = (key, new);
+            self.n_short += 1;
+        }
+        *number
+    }
+
+    /// Return where a key stands, or would.
+    fn place(&self, key: Key, hash: u64) -> usize {
+        let last = self.short.len() - 1;
+        let mut place = hash as usize & last;
+        while self.short[place].0 != key && self.short[place].0 != FREE {
+            place = (place + 1) & last;
+        }
+        place
+    }
+
+    fn grow(&mut self) {
+        let larger = vec![(FREE, 0); (2 * self.short.len()).max(1024)];
+        let old = std::mem::replace(&mut self.short, larger);
+        for (key, number) in old.into_iter().filter(|&(key, _)| key != FREE) {
+            let place = self.place(key, self.state.hash_one(key));
+            self.short[place] = (key, number);
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -209,29 +271,22 @@ impl Numbers {
 
     /// Return the number that `all` has for each of these words; it learns them in their order.
     fn renamed(self, all: &mut Self) -> Vec<i32> {
-        let short = self
-            .short
-            .into_iter()
-            .map(|(key, number)| (number, Word::Short(key)));
+        let known = self.short.into_iter().filter(|&(key, _)| key != FREE);
+        let short = known.map(|(key, number)| (number, all.ask_key(key)));
         let long = self
             .long
             .into_iter()
-            .map(|(word, number)| (number, Word::Long(word)));
-        let mut words: Vec<(i32, Word)> = short
+            .map(|(word, number)| (number, Asked::Long(word)));
+        let mut words: Vec<(i32, Asked)> = short
             .chain(long)
             .filter(|&(number, _)| number != LEFT_OUT)
             .collect();
         words.sort_unstable_by_key(|&(number, _)| number);
-        let name = |(_, word)| {
-            let next = all.n_words as i32;
-            let number = match word {
-                Word::Short(key) => *all.short.entry(key).or_insert(next),
-                Word::Long(word) => *all.long.entry(word).or_insert(next),
-            };
-            all.learn(number);
-            number
-        };
-        words.into_iter().map(name).collect()
+        // a word that is left out has no number in any part
+        words
+            .into_iter()
+            .filter_map(|(_, word)| all.of(word))
+            .collect()
     }
 }
 
