@@ -122,8 +122,8 @@ fn count<T: Copy + Default + Send>(
                     }
                     for &row in group {
                         workers.go_on()?;
-                        let next = rows.get(values.len() + 1).copied();
-                        values.push(value(counter.look(row, next, target)));
+                        counter.fetch(&rows[values.len() + 1..]);
+                        values.push(value(counter.look(row, target)));
                     }
                 }
                 Ok(values)
@@ -185,13 +185,20 @@ impl Counter<'_> {
         }
     }
 
-    /// Count for one row, and fetch what the next one begins with.
-    fn look(&self, row: usize, next: Option<usize>, target: &mut Target) -> usize {
-        if let Some(next) = next {
-            let first = self.samples.history(next).iter().take(AHEAD);
+    /// Fetch what the next rows begin with.
+    fn fetch(&self, next: &[usize]) {
+        if let Some(&row) = next.first() {
+            self.titles.prefetch(self.samples.targets[row]);
+            let first = self.samples.history(row).iter().take(AHEAD);
             first.for_each(|&item| prefetch(self.slots, item as usize));
-            self.titles.prefetch(self.samples.targets[next]);
         }
+        if let Some(&row) = next.get(1) {
+            self.titles.prefetch_place(self.samples.targets[row]);
+        }
+    }
+
+    /// Count for one row.
+    fn look(&self, row: usize, target: &mut Target) -> usize {
         let (words, history) = (
             self.titles.of(self.samples.targets[row]),
             self.samples.history(row),
@@ -210,8 +217,10 @@ impl Counter<'_> {
                 if let Some(&item) = history.get(number * block + place + AHEAD) {
                     prefetch(self.slots, item as usize);
                 }
-                if target.may_share(&self.slots[item as usize]) {
-                    self.titles.prefetch(item);
+                let slots = &self.slots[item as usize];
+                if target.may_share(slots) {
+                    self.titles.prefetch_place(item);
+                    prefetch(self.titles.words(), slots.start as usize);
                     target.hits.push(item);
                 }
             }
@@ -224,10 +233,14 @@ impl Counter<'_> {
     }
 }
 
-/// Slots of the words of one title: most titles fill half a cache line, and none takes two.
+/// Slots of the words of one title, in one cache line: most titles fill the first half.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Slots([u16; 32]);
+struct Slots {
+    slots: [u16; 30],
+    /// Where its words start, as far as that fits: only a hint what to fetch.
+    start: u32,
+}
 
 const N_SLOTS: usize = 8192;
 /// The slot that pads a title; no word is ever there.
@@ -241,19 +254,25 @@ fn slot(word: i32) -> u16 {
 }
 
 fn slots(titles: &Titles, workers: &Workers) -> Result<Vec<Slots>, Error> {
-    let mut all = vec![Slots([EMPTY; 32]); titles.n_titles()];
+    let none = Slots {
+        slots: [EMPTY; 30],
+        start: 0,
+    };
+    let mut all = vec![none; titles.n_titles()];
     all.par_chunks_mut(CHECKED)
         .enumerate()
         .try_for_each(|(number, slots)| {
             workers.go_on()?;
-            for (place, Slots(slots)) in slots.iter_mut().enumerate() {
-                let words = titles.of((number * CHECKED + place) as i32);
-                for (slot_of, &word) in slots.iter_mut().zip(words) {
+            for (place, title) in slots.iter_mut().enumerate() {
+                let item = (number * CHECKED + place) as i32;
+                let words = titles.of(item);
+                for (slot_of, &word) in title.slots.iter_mut().zip(words) {
                     *slot_of = slot(word);
                 }
-                if words.len() > slots.len() {
-                    slots[0] = FULL;
+                if words.len() > title.slots.len() {
+                    title.slots[0] = FULL;
                 }
+                title.start = titles.start(item) as u32;
             }
             Ok(())
         })?;
@@ -300,8 +319,8 @@ impl Target {
         self.n_found
     }
 
-    fn may_share(&self, Slots(slots): &Slots) -> bool {
-        let (first, second) = slots.split_at(16);
+    fn may_share(&self, title: &Slots) -> bool {
+        let (first, second) = title.slots.split_at(16);
         let any = |slots: &[u16]| {
             let taken = |&slot: &u16| self.taken[usize::from(slot) % N_SLOTS];
             slots.iter().fold(0, |any, slot| any | taken(slot)) != 0

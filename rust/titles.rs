@@ -346,9 +346,26 @@ impl<'a> Titles<'a> {
         &self.words[self.offsets[item] as usize..self.offsets[item + 1] as usize]
     }
 
-    /// Ask for the words of a title ahead of their use.
+    /// Return the words of all titles, one after the other.
+    #[must_use]
+    pub fn words(&self) -> &'a [i32] {
+        self.words
+    }
+
+    /// Return where the words of a title start.
+    #[must_use]
+    pub fn start(&self, item: i32) -> usize {
+        self.offsets[item as usize] as usize
+    }
+
+    /// Fetch the place of a title's words, ahead of [`Titles::prefetch`].
+    pub fn prefetch_place(&self, item: i32) {
+        prefetch(self.offsets, item as usize);
+    }
+
+    /// Fetch the words of a title.
     pub fn prefetch(&self, item: i32) {
-        prefetch(self.words, self.offsets[item as usize] as usize);
+        prefetch(self.words, self.start(item));
     }
 }
 
