@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rarec import _rust
 
+
 @given(
     buckets=st.lists(st.integers(0, 5), max_size=200), share=st.floats(0, 1), seed=st.integers(0, 9)
 )
