@@ -52,7 +52,7 @@ def titles() -> list[str]:
     )
     capital = random.random(N_WORDS) < 0.4
     words[capital] = [word.capitalize() for word in words[capital]]
-    shares = np.arange(1.0, N_WORDS + 1) ** -0.8
+    shares = np.arange(1.0, N_WORDS + 1) ** -0.78
     ends = offsets(1 + random.poisson(11, N_TITLES))
     drawn = words[random.choice(N_WORDS, ends[-1], p=shares / shares.sum())].tolist()
     return [" ".join(drawn[start:end]) for start, end in pairwise(ends.tolist())]
