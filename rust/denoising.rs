@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::simd::prefetch;
+use crate::slots::{Slots, Target, slots};
 use crate::threads::Workers;
 use crate::titles::Titles;
 
@@ -230,121 +231,6 @@ impl Counter<'_> {
             }
         }
         target.take(words)
-    }
-}
-
-/// Slots of the words of one title, in one cache line: most titles fill the first half.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Slots {
-    slots: [u16; 30],
-    /// Where its words start, as far as that fits: only a hint what to fetch.
-    start: u32,
-}
-
-const N_SLOTS: usize = 8192;
-/// The slot that pads a title; no word is ever there.
-const EMPTY: u16 = 0;
-/// The slot of a title with too many words, where every target is.
-const FULL: u16 = N_SLOTS as u16 - 1;
-
-/// Return the slot of a word, above `EMPTY` and below `FULL`.
-fn slot(word: i32) -> u16 {
-    (word as u32 % (N_SLOTS as u32 - 2)) as u16 + 1
-}
-
-fn slots(titles: &Titles, workers: &Workers) -> Result<Vec<Slots>, Error> {
-    let none = Slots {
-        slots: [EMPTY; 30],
-        start: 0,
-    };
-    let mut all = vec![none; titles.n_titles()];
-    all.par_chunks_mut(CHECKED)
-        .enumerate()
-        .try_for_each(|(number, slots)| {
-            workers.go_on()?;
-            for (place, title) in slots.iter_mut().enumerate() {
-                let item = (number * CHECKED + place) as i32;
-                let words = titles.of(item);
-                for (slot_of, &word) in title.slots.iter_mut().zip(words) {
-                    *slot_of = slot(word);
-                }
-                if words.len() > title.slots.len() {
-                    title.slots[0] = FULL;
-                }
-                title.start = titles.start(item) as u32;
-            }
-            Ok(())
-        })?;
-    Ok(all)
-}
-
-/// The words of one target, as slots, and which of them were found.
-struct Target {
-    taken: Box<[u8; N_SLOTS]>,
-    found: Vec<bool>,
-    n_found: usize,
-    /// Titles that may share a word with it.
-    hits: Vec<i32>,
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        let mut taken = Box::new([0; N_SLOTS]);
-        taken[usize::from(FULL)] = 1;
-        Self {
-            taken,
-            found: Vec::new(),
-            n_found: 0,
-            hits: Vec::new(),
-        }
-    }
-}
-
-impl Target {
-    fn put(&mut self, words: &[i32]) {
-        for &word in words {
-            self.taken[usize::from(slot(word))] = 1;
-        }
-        self.found.clear();
-        self.found.resize(words.len(), false);
-        self.n_found = 0;
-    }
-
-    /// Return how many words were found, and forget them all.
-    fn take(&mut self, words: &[i32]) -> usize {
-        for &word in words {
-            self.taken[usize::from(slot(word))] = 0;
-        }
-        self.n_found
-    }
-
-    fn may_share(&self, title: &Slots) -> bool {
-        let (first, second) = title.slots.split_at(16);
-        let any = |slots: &[u16]| {
-            let taken = |&slot: &u16| self.taken[usize::from(slot) % N_SLOTS];
-            slots.iter().fold(0, |any, slot| any | taken(slot)) != 0
-        };
-        any(first) || (second[0] != EMPTY && any(second))
-    }
-
-    /// Find words of the target in the titles hit.
-    fn find(&mut self, words: &[i32], titles: &Titles, enough: usize) {
-        for &item in &self.hits {
-            for word in titles.of(item) {
-                if self.taken[usize::from(slot(*word))] == 0 {
-                    continue;
-                }
-                if let Ok(place) = words.binary_search(word)
-                    && !std::mem::replace(&mut self.found[place], true)
-                {
-                    self.n_found += 1;
-                    if self.n_found == enough {
-                        return;
-                    }
-                }
-            }
-        }
     }
 }
 
