@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from rarec import _rust
 
-N_TITLES, N_WORDS = 1_000_000, 100_000
+N_TITLES, N_WORDS, N_TEXT = 1_000_000, 100_000, 50_000
 WORD = r"[\p{L}\p{N}_]+"
 
 Table = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -93,11 +93,15 @@ def test_tokenise(race: Callable[..., None]) -> None:
     counts = polars_words(strings[:50_000]).list.n_unique().to_numpy()
     np.testing.assert_array_equal(np.diff(table()[0][:50_001]), counts)
 
-    def run(threads: int = 1) -> object:
-        return _rust.title_words(texts, [], threads=threads)
+    def run() -> object:
+        return _rust.title_words(texts, [], threads=1)
 
     race("tokenise_1m", run, {"polars": lambda: polars_words(strings)}, rounds=3)
-    race_threads(race, "tokenise_1m", run)
+
+
+def test_tokenise_threads(race: Callable[..., None]) -> None:
+    texts = titles()
+    race_threads(race, "tokenise_1m", lambda n: _rust.title_words(texts, [], threads=n))
 
 
 def scipy_counts(words: csr_array, data: Samples, block: int = 25_000) -> NDArray[np.int64]:
@@ -116,25 +120,28 @@ def scipy_counts(words: csr_array, data: Samples, block: int = 25_000) -> NDArra
 
 
 def test_overlap_count(race: Callable[..., None]) -> None:
-    """The peer race is on 200,000 of the 1,000,000 samples, over all titles."""
+    """The peer race is on 250,000 of the 1,000,000 samples, over all titles."""
     ends, numbers = table()
     shape = (N_TITLES, int(numbers.max()) + 1)
     words = csr_array((np.ones(len(numbers), np.int32), numbers, ends), shape=shape)
-    data = samples(200_000)
+    data = samples(250_000)
     expected = scipy_counts(words, data)
     np.testing.assert_array_equal(_rust.overlaps(*table(), *data, threads=1), expected)
     assert 0.15 < np.mean(expected == 0) < 0.3
     peers = {"scipy": lambda: scipy_counts(words, data)}
     race("overlap_count_1m", ours(_rust.overlaps, data, 1), peers, rounds=3)
+
+
+def test_overlap_count_threads(race: Callable[..., None]) -> None:
     everything = samples(1_000_000)
     race_threads(race, "overlap_count_1m", lambda n: ours(_rust.overlaps, everything, n)())
 
 
 def test_overlap_any(race: Callable[..., None]) -> None:
-    """The peer race is on 200,000 of the 1,000,000 samples, over all titles, sets made before."""
+    """The peer race is on 500,000 of the 1,000,000 samples, over all titles, sets made before."""
     ends, numbers = (array.tolist() for array in table())
     sets = [frozenset(numbers[start:end]) for start, end in pairwise(ends)]
-    data = samples(200_000)
+    data = samples(500_000)
     items, starts, stops, targets = (array.tolist() for array in data)
 
     def peer() -> list[bool]:
@@ -146,20 +153,23 @@ def test_overlap_any(race: Callable[..., None]) -> None:
 
     np.testing.assert_array_equal(_rust.shares_word(*table(), *data, threads=1), peer())
     race("overlap_any_1m", ours(_rust.shares_word, data, 1), {"sets": peer}, rounds=3)
+
+
+def test_overlap_any_threads(race: Callable[..., None]) -> None:
     everything = samples(1_000_000)
     race_threads(race, "overlap_any_1m", lambda n: ours(_rust.shares_word, everything, n)())
 
 
+def text_overlaps(threads: int) -> NDArray[np.int32]:
+    words = _rust.title_words(titles()[:N_TEXT], [], threads=threads)
+    return _rust.overlaps(*words, *samples(N_TEXT, N_TEXT), threads=threads)
+
+
 def test_overlap_text(race: Callable[..., None]) -> None:
     """From text to counts, both on 50,000 titles and 50,000 samples: the peer works per sample."""
-    n = 50_000
-    texts, strings, data = titles()[:n], pl.Series(titles()[:n]), samples(n, n)
-    items, starts, stops, targets = data
-
-    def run(threads: int = 1) -> NDArray[np.int32]:
-        return _rust.overlaps(
-            *_rust.title_words(texts, [], threads=threads), *data, threads=threads
-        )
+    n = N_TEXT
+    strings = pl.Series(titles()[:n])
+    items, starts, stops, targets = samples(n, n)
 
     def peer() -> NDArray[np.uint32]:
         rows = np.repeat(np.arange(n), stops - starts)
@@ -172,9 +182,12 @@ def test_overlap_text(race: Callable[..., None]) -> None:
         shared = pl.col("target").list.set_intersection("history").list.len()
         return pl.DataFrame(words).select(shared).to_series().to_numpy()
 
-    np.testing.assert_array_equal(run(), peer())
-    race("overlap_text", run, {"polars": peer}, rounds=3)
-    race_threads(race, "overlap_text", run)
+    np.testing.assert_array_equal(text_overlaps(1), peer())
+    race("overlap_text", lambda: text_overlaps(1), {"polars": peer}, rounds=3)
+
+
+def test_overlap_text_threads(race: Callable[..., None]) -> None:
+    race_threads(race, "overlap_text", text_overlaps)
 
 
 def test_stratified(race: Callable[..., None]) -> None:
