@@ -21,8 +21,8 @@ pub struct Numbers {
 }
 
 /// Up to 23 bytes and, in the last one, how many they are.
-type Key = [u64; 3];
-const FREE: Key = [0; 3];
+type Key = (u64, u64, u64);
+const FREE: Key = (0, 0, 0);
 const LEFT_OUT: i32 = -1;
 
 /// A word to look up, and its hash.
@@ -37,7 +37,8 @@ fn key(word: &[u8]) -> Option<Key> {
     bytes[..23].get_mut(..word.len())?.copy_from_slice(word);
     bytes[23] = word.len() as u8;
     let (words, _) = bytes.as_chunks::<8>();
-    Some([0, 1, 2].map(|place| u64::from_le_bytes(words[place])))
+    let part = |place: usize| u64::from_le_bytes(words[place]);
+    Some((part(0), part(1), part(2)))
 }
 
 impl Numbers {

@@ -56,7 +56,8 @@ impl Words {
         self.ends.clear();
         let mut word = Open::default();
         let latin = Entry::block(0);
-        for c in text.chars() {
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
             let entry = match latin.get(c as usize) {
                 Some(entry) => *entry,
                 None => Entry::of(c),
@@ -74,6 +75,9 @@ impl Words {
                     word.last = entry.class;
                     word.counts |= entry.class != Class::Underscore;
                     self.push(entry);
+                    if entry.class == Class::Letter {
+                        chars = self.take_letters(chars.as_str()).chars();
+                    }
                 }
                 Class::InLetters | Class::InDigits | Class::InBoth => {
                     if word.between.is_none() && matches!(word.last, Class::Letter | Class::Digit) {
@@ -95,6 +99,21 @@ impl Words {
         }
         self.end(&word);
         true
+    }
+
+    /// Put the ASCII letters a text begins with behind what is held, and return the rest: a short
+    /// way through what most texts consist of.
+    fn take_letters<'a>(&mut self, text: &'a str) -> &'a str {
+        let mut n_letters = 0;
+        for (place, byte) in self.text[self.length..].iter_mut().zip(text.bytes()) {
+            if !byte.is_ascii_alphabetic() {
+                break;
+            }
+            *place = byte.to_ascii_lowercase();
+            n_letters += 1;
+        }
+        self.length += n_letters;
+        &text[n_letters..]
     }
 
     /// Put a form behind what is held. All its bytes are copied, which takes one instruction.
