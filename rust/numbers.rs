@@ -32,20 +32,33 @@ pub enum Asked {
     Long(Vec<u8>),
 }
 
-fn key(word: &[u8]) -> Option<Key> {
-    let mut bytes = [0; 24];
-    bytes[..23].get_mut(..word.len())?.copy_from_slice(word);
-    bytes[23] = word.len() as u8;
+/// Return the key of the first `length` bytes, if they are few enough.
+fn key(rest: &[u8], length: usize) -> Option<Key> {
+    if length > 23 {
+        return None;
+    }
+    // all bytes at once and then a mask, since a copy of so many and no more is slower
+    let bytes: [u8; 24] = rest.first_chunk().copied().unwrap_or_else(|| {
+        let mut bytes = [0; 24];
+        bytes[..length].copy_from_slice(&rest[..length]);
+        bytes
+    });
     let (words, _) = bytes.as_chunks::<8>();
-    let part = |place: usize| u64::from_le_bytes(words[place]);
-    Some((part(0), part(1), part(2)))
+    let part = |place: usize| {
+        let n_bits = 8 * length.saturating_sub(8 * place).min(8) as u32;
+        u64::from_le_bytes(words[place]) & 1_u64.checked_shl(n_bits).map_or(u64::MAX, |bit| bit - 1)
+    };
+    Some((part(0), part(1), part(2) | (length as u64) << 56))
 }
 
 impl Numbers {
-    /// Return the word to look up, whose place is fetched.
+    /// Return the word to look up, the first `length` bytes; its place is fetched.
     #[must_use]
-    pub fn ask(&self, word: &[u8]) -> Asked {
-        key(word).map_or_else(|| Asked::Long(word.to_vec()), |key| self.ask_key(key))
+    pub fn ask(&self, rest: &[u8], length: usize) -> Asked {
+        match key(rest, length) {
+            Some(key) => self.ask_key(key),
+            None => Asked::Long(rest[..length].to_vec()),
+        }
     }
 
     fn ask_key(&self, key: Key) -> Asked {
@@ -67,7 +80,7 @@ impl Numbers {
 
     /// Let a word, which was not asked for before, have no number.
     pub fn leave_out(&mut self, word: &[u8]) {
-        self.number_or(self.ask(word), LEFT_OUT);
+        self.number_or(self.ask(word, word.len()), LEFT_OUT);
     }
 
     /// Return the number of a word, `new` if it had none.
@@ -145,7 +158,7 @@ mod tests {
     use super::*;
 
     fn number(numbers: &mut Numbers, word: &str) -> Option<i32> {
-        let word = numbers.ask(word.as_bytes());
+        let word = numbers.ask(word.as_bytes(), word.len());
         numbers.of(word)
     }
 
@@ -173,9 +186,23 @@ mod tests {
     }
 
     #[test]
+    fn a_key_holds_the_word_and_nothing_behind_it() {
+        let long = [b'a'; 60];
+        for length in 0..30 {
+            let mut other = [b'b'; 60];
+            other[..length].fill(b'a');
+            let alone = key(&long[..length], length);
+            assert_eq!(alone.is_some(), length < 24);
+            assert_eq!(key(&long, length), alone);
+            assert_eq!(key(&other, length), alone);
+            assert!(alone.is_none() || alone != key(&long, length + 1));
+        }
+    }
+
+    #[test]
     fn words_asked_for_together_may_be_new_and_alike() {
         let mut numbers = Numbers::default();
-        let asked = ["b", "a", "b"].map(|word| numbers.ask(word.as_bytes()));
+        let asked = ["b", "a", "b"].map(|word| numbers.ask(word.as_bytes(), word.len()));
         assert_eq!(
             asked.map(|word| numbers.of(word)),
             [Some(0), Some(1), Some(0)]

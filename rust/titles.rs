@@ -90,7 +90,11 @@ impl Part {
             asked.clear();
             for (title, end) in block.iter().zip(&mut ends) {
                 split.split(title);
-                asked.extend(split.iter().map(|word| numbers.ask(word)));
+                asked.extend(
+                    split
+                        .rests()
+                        .map(|(rest, length)| numbers.ask(rest, length)),
+                );
                 *end = asked.len();
             }
             let mut asked = asked.drain(..);

@@ -28,11 +28,16 @@ impl Words {
 
     /// Return the words held, in UTF-8.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.rests().map(|(rest, length)| &rest[..length])
+    }
+
+    /// Return for each word held its length, and its bytes with those that happen to follow.
+    pub fn rests(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let mut start = 0;
         self.ends.iter().map(move |&end| {
-            let word = &self.text[start..end];
+            let rest = (&self.text[start..], end - start);
             start = end;
-            word
+            rest
         })
     }
 
