@@ -28,7 +28,9 @@ TITLES = st.lists(st.lists(SOME, max_size=4).map(" ".join), max_size=8)
 ASCII = st.text(st.characters(max_codepoint=127), max_size=30)
 # whatever is written, and what the rules are about
 ANY = st.text(
-    st.one_of(st.sampled_from("aB1_.,:' \u00df\u0130\u2019\u0301\u30a2"), st.characters())
+    st.one_of(
+        st.sampled_from("aB1_.,:' \u00df\u0130\u2019\u0301\u30a2"), st.characters(codec="utf-8")
+    )
 )
 # UAX 29 for letters and digits that form words, as most of the languages in titles have them
 WORD = re.compile(r"(?:\w|(?<=[^\W\d_])[.':\u00b7](?=[^\W\d_])|(?<=[0-9])[.,;'](?=[0-9]))+")
