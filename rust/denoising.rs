@@ -1,99 +1,21 @@
-//! Words of titles, and how many of a target's words its history holds.
-
-use std::collections::{HashMap, HashSet};
+//! How many of a target's words its history holds.
 
 use rayon::prelude::*;
-use unicode_normalization::UnicodeNormalization;
-use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::Error;
+use crate::simd::prefetch;
+use crate::slots::{Slots, Target, slots};
 use crate::threads::Workers;
+use crate::titles::Titles;
 
-/// Return the words of each title as a CSR table: offsets `[N + 1]`, and word numbers, sorted and
-/// without repetition inside a title.
-///
-/// A word is what Unicode (UAX 29) calls one, in normal form: NFKC, lower case, the curly
-/// apostrophe made straight. Stop words, brought to the same form, are left out. Words are numbered
-/// by their first occurrence.
-#[must_use]
-pub fn title_words<T: AsRef<str>>(titles: &[T], stop_words: &[T]) -> (Vec<i64>, Vec<i32>) {
-    let stop_words: HashSet<String> = stop_words
-        .iter()
-        .map(|word| normal_form(word.as_ref()))
-        .collect();
-    let mut numbers: HashMap<String, i32> = HashMap::new();
-    let mut offsets = vec![0];
-    let mut words: Vec<i32> = Vec::new();
-    for title in titles {
-        let title = normal_form(title.as_ref());
-        let mut row: Vec<i32> = Vec::new();
-        for word in title
-            .unicode_words()
-            .filter(|word| !stop_words.contains(*word))
-        {
-            let next = numbers.len() as i32;
-            let known = numbers.get(word).copied();
-            row.push(known.unwrap_or_else(|| *numbers.entry(word.to_owned()).or_insert(next)));
-        }
-        row.sort_unstable();
-        row.dedup();
-        words.extend(row);
-        offsets.push(words.len() as i64);
-    }
-    (offsets, words)
-}
-
-fn normal_form(text: &str) -> String {
-    let text: String = text.nfkc().collect();
-    // lower-casing can take letters apart, so they are composed again
-    text.to_lowercase()
-        .nfkc()
-        .map(|c| if c == '\u{2019}' { '\'' } else { c })
-        .collect()
-}
-
-/// The words of every title, as [`title_words`] gives them.
-#[derive(Debug, Clone, Copy)]
-pub struct Titles<'a> {
-    offsets: &'a [i64],
-    words: &'a [i32],
-    n_words: usize,
-}
-
-impl<'a> Titles<'a> {
-    /// Return the checked view of a table of words.
-    ///
-    /// # Errors
-    /// If the offsets do not describe the words, or a word number is negative.
-    pub fn new(offsets: &'a [i64], words: &'a [i32]) -> Result<Self, Error> {
-        let rising = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
-        let ends = (offsets.first().copied(), offsets.last().copied());
-        if !rising || ends != (Some(0), Some(words.len() as i64)) {
-            return Err(Error::Offsets {
-                n_items: words.len(),
-                got: format!("{ends:?}"),
-            });
-        }
-        let mut n_words = 0;
-        for (row, &word) in words.iter().enumerate() {
-            n_words = n_words.max(Error::check_index("words", row, i32::MAX as usize, word)? + 1);
-        }
-        Ok(Self {
-            offsets,
-            words,
-            n_words,
-        })
-    }
-
-    fn n_titles(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    fn of(&self, item: i32) -> &'a [i32] {
-        let item = item as usize;
-        &self.words[self.offsets[item] as usize..self.offsets[item + 1] as usize]
-    }
-}
+/// Samples a thread takes at once.
+const BATCH: usize = 1024;
+/// Titles between the one that is looked at and the one that is fetched.
+const AHEAD: usize = 16;
+/// How much dearer it is to mark a title's words than to look at its slots.
+const MARKING: usize = 4;
+/// Items that are checked at once.
+const CHECKED: usize = 4096;
 
 /// The samples: sample `s` asks for `targets[s]` after `items[starts[s]..ends[s]]`.
 #[derive(Debug, Clone, Copy)]
@@ -117,57 +39,199 @@ impl Samples<'_> {
             }
         }
         for (name, items) in [("items", self.items), ("targets", self.targets)] {
-            for (row, &item) in items.iter().enumerate() {
-                Error::check_index(name, row, n_titles, item)?;
+            for (row, items) in items.chunks(CHECKED).enumerate() {
+                // whole chunks first, without a branch for each; a negative number is large here
+                let largest = items
+                    .iter()
+                    .fold(0, |largest, &item| largest.max(item as u32));
+                if (largest as usize) < n_titles {
+                    continue;
+                }
+                for (place, &item) in items.iter().enumerate() {
+                    Error::check_index(name, row * CHECKED + place, n_titles, item)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn history(&self, row: usize) -> &[i32] {
+        &self.items[self.starts[row] as usize..self.ends[row] as usize]
     }
 }
 
 /// Return, for each sample, how many of the target's words occur in a title of its history.
 ///
-/// Samples whose histories start at the same place are prefixes of one another: they are counted
-/// in one walk along the longest.
+/// # Errors
+/// If lengths differ, a range does not lie in the items, an item has no title, or the job is
+/// interrupted.
+pub fn overlaps(titles: &Titles, samples: &Samples, workers: &Workers) -> Result<Vec<i32>, Error> {
+    count(titles, samples, usize::MAX, workers, |count| count as i32)
+}
+
+/// Return, for each sample, whether any word of the target occurs in a title of its history.
 ///
 /// # Errors
-/// If lengths differ, a range does not lie in the items, or an item has no title.
-pub fn overlaps(words: &Titles, samples: &Samples, workers: &Workers) -> Result<Vec<i32>, Error> {
-    samples.check(words.n_titles())?;
+/// As [`overlaps`].
+pub fn shares_word(
+    titles: &Titles,
+    samples: &Samples,
+    workers: &Workers,
+) -> Result<Vec<bool>, Error> {
+    count(titles, samples, 1, workers, |count| count > 0)
+}
+
+/// Return the value of each sample's count, which stops at `enough`.
+///
+/// Samples whose histories start at the same place are prefixes of one another: where that saves
+/// work they are counted in one walk along the longest. Other histories are looked through one by
+/// one.
+fn count<T: Copy + Default + Send>(
+    titles: &Titles,
+    samples: &Samples,
+    enough: usize,
+    workers: &Workers,
+    value: impl Fn(usize) -> T + Sync,
+) -> Result<Vec<T>, Error> {
+    samples.check(titles.n_titles())?;
     let mut order: Vec<usize> = (0..samples.targets.len()).collect();
     order.sort_unstable_by_key(|&row| (samples.starts[row], samples.ends[row]));
-    let groups: Vec<&[usize]> = order
-        .chunk_by(|&a, &b| samples.starts[a] == samples.starts[b])
-        .collect();
-    let groups = groups.par_iter().with_min_len(16);
-    let counts: Vec<Vec<i32>> = groups
+    let n_looks: usize = order.iter().map(|&row| samples.history(row).len()).sum();
+    let slots = if n_looks < titles.n_titles() {
+        // too few looks to prepare every title: all samples are walked
+        Vec::new()
+    } else {
+        slots(titles, workers)?
+    };
+    let counter = Counter {
+        titles,
+        samples,
+        slots: &slots,
+        enough,
+    };
+    let values: Vec<Vec<T>> = batches(&order, samples)
+        .par_iter()
         .map_init(
-            || Marks::new(words.n_words),
-            |marks, group| {
-                workers.go_on()?;
-                Ok(count_group(words, samples, group, marks))
+            || (Marks::new(titles.n_words()), Target::default()),
+            |(marks, target), rows| {
+                let mut values = Vec::with_capacity(rows.len());
+                for group in rows.chunk_by(|&a, &b| samples.starts[a] == samples.starts[b]) {
+                    workers.go_on()?;
+                    if counter.should_walk(group) {
+                        counter.walk(group, marks, |count| values.push(value(count)));
+                        continue;
+                    }
+                    for &row in group {
+                        workers.go_on()?;
+                        counter.fetch(&rows[values.len() + 1..]);
+                        values.push(value(counter.look(row, target)));
+                    }
+                }
+                Ok(values)
             },
         )
         .collect::<Result<_, Error>>()?;
-    let mut overlaps = vec![0; order.len()];
-    for (&row, count) in order.iter().zip(counts.into_iter().flatten()) {
-        overlaps[row] = count;
+    let mut all = vec![T::default(); order.len()];
+    for (&row, value) in order.iter().zip(values.into_iter().flatten()) {
+        all[row] = value;
     }
-    Ok(overlaps)
+    Ok(all)
 }
 
-fn count_group(words: &Titles, samples: &Samples, group: &[usize], marks: &mut Marks) -> Vec<i32> {
-    marks.clear();
-    let mut position = group.first().map_or(0, |&row| samples.starts[row] as usize);
-    let count = |&row: &usize| {
-        let end = samples.ends[row] as usize;
-        for &item in &samples.items[position..end] {
-            marks.add(words.of(item));
+/// Return the rows in pieces that keep those with the same start together.
+fn batches<'a>(order: &'a [usize], samples: &Samples) -> Vec<&'a [usize]> {
+    let mut batches = Vec::new();
+    let mut rest = order;
+    while !rest.is_empty() {
+        let start = |&row: &usize| samples.starts[row];
+        let last = start(&rest[BATCH.min(rest.len()) - 1]);
+        let (batch, after) = rest.split_at(rest.partition_point(|row| start(row) <= last));
+        batches.push(batch);
+        rest = after;
+    }
+    batches
+}
+
+#[derive(Clone, Copy)]
+struct Counter<'a> {
+    titles: &'a Titles<'a>,
+    samples: &'a Samples<'a>,
+    slots: &'a [Slots],
+    enough: usize,
+}
+
+impl Counter<'_> {
+    fn should_walk(&self, group: &[usize]) -> bool {
+        let lengths = group.iter().map(|&row| self.samples.history(row).len());
+        let longest = lengths.clone().max().unwrap_or(0);
+        self.slots.is_empty() || lengths.sum::<usize>() > MARKING * longest
+    }
+
+    /// Count for rows with one start, the nearest end first: all words so far are marked.
+    fn walk(&self, group: &[usize], marks: &mut Marks, mut each: impl FnMut(usize)) {
+        marks.clear();
+        let Some(&last) = group.last() else { return };
+        let longest = self.samples.history(last);
+        let mut position = 0;
+        for &row in group {
+            let length = self.samples.history(row).len();
+            for place in position..length {
+                if let Some(&item) = longest.get(place + AHEAD) {
+                    self.titles.prefetch(item);
+                }
+                marks.add(self.titles.of(longest[place]));
+            }
+            position = length;
+            each(marks.count(self.titles.of(self.samples.targets[row])));
         }
-        position = end;
-        marks.count(words.of(samples.targets[row]))
-    };
-    group.iter().map(count).collect()
+    }
+
+    /// Fetch what the next rows begin with.
+    fn fetch(&self, next: &[usize]) {
+        if let Some(&row) = next.first() {
+            self.titles.prefetch(self.samples.targets[row]);
+            let first = self.samples.history(row).iter().take(AHEAD);
+            first.for_each(|&item| prefetch(self.slots, item as usize));
+        }
+        if let Some(&row) = next.get(1) {
+            self.titles.prefetch_place(self.samples.targets[row]);
+        }
+    }
+
+    /// Count for one row.
+    fn look(&self, row: usize, target: &mut Target) -> usize {
+        let (words, history) = (
+            self.titles.of(self.samples.targets[row]),
+            self.samples.history(row),
+        );
+        let enough = self.enough.min(words.len());
+        target.put(words);
+        // one hit may be enough: then the titles after it are not looked at
+        let block = if enough == 1 {
+            AHEAD
+        } else {
+            history.len().max(1)
+        };
+        for (number, items) in history.chunks(block).enumerate() {
+            target.hits.clear();
+            for (place, &item) in items.iter().enumerate() {
+                if let Some(&item) = history.get(number * block + place + AHEAD) {
+                    prefetch(self.slots, item as usize);
+                }
+                let slots = &self.slots[item as usize];
+                if target.may_share(slots) {
+                    self.titles.prefetch_place(item);
+                    prefetch(self.titles.words(), slots.start as usize);
+                    target.hits.push(item);
+                }
+            }
+            target.find(words, self.titles, enough);
+            if target.n_found >= enough {
+                break;
+            }
+        }
+        target.take(words)
+    }
 }
 
 /// A set of words that is emptied in constant time: a word is in it if it carries the round.
@@ -197,45 +261,23 @@ impl Marks {
         }
     }
 
-    fn count(&self, words: &[i32]) -> i32 {
-        words
-            .iter()
-            .map(|&word| i32::from(self.rounds[word as usize] == self.round))
-            .sum()
+    fn count(&self, words: &[i32]) -> usize {
+        let marked = |&&word: &&i32| self.rounds[word as usize] == self.round;
+        words.iter().filter(marked).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
     use crate::threads::on;
-
-    #[test]
-    fn words_are_numbered_by_first_occurrence_sorted_and_unique() {
-        let titles = ["The Lion King", "King of the lions, KING!", "", "The of"];
-        let (offsets, words) = title_words(&titles, &["the", "OF"]);
-        assert_eq!(offsets, [0, 2, 4, 4, 4]);
-        assert_eq!(words, [0, 1, 1, 2]);
-    }
-
-    #[test]
-    fn forms_of_one_word_are_one_word() {
-        for (first, second) in [
-            ("Amélie", "AME\u{301}LIE"),
-            ("don't", "Don\u{2019}t"),
-            ("ﬁlm", "FILM"),
-            ("２００１", "2001"),
-            ("İstanbul", "i\u{307}stanbul"),
-        ] {
-            let (offsets, words) = title_words(&[first, second], &[]);
-            assert_eq!((offsets, words), (vec![0, 1, 2], vec![0, 0]), "{first}");
-        }
-    }
+    use crate::titles::title_words;
 
     #[test]
     fn overlaps_count_words_of_the_target_in_its_own_history_only() {
         let titles = ["a b c", "c d", "d e", "x"];
-        let (offsets, words) = title_words(&titles, &[]);
+        let (offsets, words) = on(1, |workers| title_words(&titles, &[], workers)).unwrap();
         let words = Titles::new(&offsets, &words).unwrap();
         let samples = Samples {
             items: &[0, 1, 2, 3, 2],
@@ -246,6 +288,8 @@ mod tests {
         for threads in [1, 2] {
             let counts = on(threads, |workers| overlaps(&words, &samples, workers)).unwrap();
             assert_eq!(counts, [1, 1, 0, 0, 1, 1]);
+            let shared = on(threads, |workers| shares_word(&words, &samples, workers)).unwrap();
+            assert_eq!(shared, [true, true, false, false, true, true]);
         }
     }
 
@@ -262,9 +306,6 @@ mod tests {
 
     #[test]
     fn bad_input_is_refused() {
-        assert!(Titles::new(&[], &[]).is_err());
-        assert!(Titles::new(&[0, 2, 1], &[0]).is_err());
-        assert!(Titles::new(&[0, 1], &[-1]).is_err());
         let words = Titles::new(&[0, 1], &[0]).unwrap();
         let run = |items: &[i32], starts: &[i64], ends: &[i64], targets: &[i32]| {
             let samples = Samples {
@@ -282,5 +323,66 @@ mod tests {
         assert!(run(&[0], &[1], &[0], &[0]).is_err());
         assert!(run(&[0], &[0], &[2], &[0]).is_err());
         assert!(run(&[0], &[0], &[1, 1], &[0]).is_err());
+    }
+
+    /// Titles of `0..80` words out of `n_words`, and samples that look at them or walk along them.
+    #[test]
+    fn walking_and_looking_count_what_sets_count() {
+        let mut random = Random::new(7, 0, 0);
+        let mut below = |n: usize| random.below(n as u64) as usize;
+        for n_words in [20, 400, 30_000] {
+            let rows: Vec<Vec<i32>> = (0..60)
+                .map(|title| {
+                    let mut row: Vec<i32> = (0..title * 80 / 60)
+                        .map(|_| below(n_words) as i32)
+                        .collect();
+                    row.sort_unstable();
+                    row.dedup();
+                    row
+                })
+                .collect();
+            let mut offsets = vec![0];
+            offsets.extend(rows.iter().scan(0, |end, row| {
+                *end += row.len() as i64;
+                Some(*end)
+            }));
+            let words = rows.concat();
+            let titles = Titles::new(&offsets, &words).unwrap();
+            let items: Vec<i32> = (0..300).map(|_| below(60) as i32).collect();
+            let (mut starts, mut ends, mut targets) = (vec![], vec![], vec![]);
+            // first so few samples that no slots are made
+            for n_samples in [1, 3000] {
+                for _ in 0..n_samples {
+                    let start = if below(2) == 0 { 7 } else { below(300) };
+                    starts.push(start as i64);
+                    ends.push((start + below(40).min(300 - start)) as i64);
+                    targets.push(below(60) as i32);
+                }
+                let samples = Samples {
+                    items: &items,
+                    starts: &starts,
+                    ends: &ends,
+                    targets: &targets,
+                };
+                let expected: Vec<i32> = (0..targets.len())
+                    .map(|row| {
+                        let history = samples.history(row);
+                        let held = |word: &&i32| {
+                            history
+                                .iter()
+                                .any(|&item| rows[item as usize].contains(word))
+                        };
+                        rows[targets[row] as usize].iter().filter(held).count() as i32
+                    })
+                    .collect();
+                for threads in [1, 2] {
+                    let counts = on(threads, |workers| overlaps(&titles, &samples, workers));
+                    assert_eq!(counts.unwrap(), expected);
+                    let shared = on(threads, |workers| shares_word(&titles, &samples, workers));
+                    let any: Vec<bool> = expected.iter().map(|&count| count > 0).collect();
+                    assert_eq!(shared.unwrap(), any);
+                }
+            }
+        }
     }
 }

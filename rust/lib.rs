@@ -5,6 +5,7 @@ pub mod best;
 #[cfg(test)]
 mod cases;
 pub mod catalogue;
+pub mod characters;
 mod codes;
 pub mod collisions;
 pub mod denoising;
@@ -12,6 +13,7 @@ pub mod error;
 pub mod exclusion;
 pub mod filling;
 pub mod histories;
+pub mod numbers;
 mod offers;
 #[cfg(feature = "python")]
 mod python;
@@ -21,5 +23,8 @@ pub mod sampling;
 pub mod scoring;
 pub mod screening;
 pub mod simd;
+pub mod slots;
 pub mod stratified;
 pub mod threads;
+pub mod titles;
+pub mod words;

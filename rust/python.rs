@@ -22,6 +22,7 @@ use crate::threads::{self, Workers};
 mod denoising;
 mod sampling;
 mod scoring;
+mod stratified;
 
 type Ints<'py> = PyReadonlyArray1<'py, i32>;
 type Longs<'py> = PyReadonlyArray1<'py, i64>;
@@ -32,13 +33,13 @@ type Table<'py, T> = Bound<'py, PyArray2<T>>;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use super::denoising::{overlaps, title_words};
+    use super::denoising::{overlaps, shares_word, title_words, utf8_title_words};
     #[pymodule_export]
-    use super::sampling::{
-        AliasTable, collisions, log_probability, sample_negatives, stratified_sample,
-    };
+    use super::sampling::{AliasTable, collisions, log_probability, sample_negatives};
     #[pymodule_export]
     use super::scoring::Catalogue;
+    #[pymodule_export]
+    use super::stratified::stratified_sample;
 }
 
 impl From<Error> for PyErr {

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rarec.data import Histories
 from rarec.selection import (
+    LANGUAGES,
     Samples,
     SelectionConfig,
+    TitleWords,
     buckets,
     denoise,
     held_out_mask,
@@ -94,10 +101,63 @@ def test_overlaps_say_what_does_not_fit() -> None:
         word_overlaps(samples, TITLES[:3])
     with pytest.raises(ValueError, match="max_history >= 1, got 0"):
         word_overlaps(samples, TITLES, max_history=0)
-    with pytest.raises(ValueError, match="collection of stop words, got the string 'english'"):
+    with pytest.raises(ValueError, match=r"language of none, en, .*, zh, got 'english'"):
         word_overlaps(samples, TITLES, stop_words="english")
-    with pytest.raises(ValueError, match=r"language of \['english', 'none'\], got 'klingon'"):
-        stop_words("klingon")
+    with pytest.raises(ValueError, match="titles that are strings, got Int64"):
+        TitleWords.read(pl.Series([1]))
+
+
+def test_titles_read_once_serve_every_sample() -> None:
+    samples = training_samples(HISTORIES)
+    words = TitleWords.read(TITLES)
+    assert len(words) == 6
+    for some in (samples, samples.take([2, 4])):
+        counts = word_overlaps(some, TITLES)
+        np.testing.assert_array_equal(words.overlaps(some), counts)
+        np.testing.assert_array_equal(words.shares_word(some, threads=1), counts > 0)
+    np.testing.assert_array_equal(words.overlaps(samples, max_history=1), [1, 0, 1, 0, 1])
+
+
+def test_titles_come_as_strings_of_any_kind() -> None:
+    titles: list[str | None] = [
+        *TITLES,
+        None,
+        "Am\u00e9lie \U0001f981 a longer one than twelve bytes",
+    ]
+    expected = TitleWords.read(titles, stop_words="none")
+    kinds = [
+        tuple(titles),
+        pl.Series(titles),
+        pl.Series(titles).cast(pl.Categorical),
+        pl.concat([pl.Series(titles[:3]), pl.Series(titles[3:])], rechunk=False),
+        pd.Series(titles, dtype="str"),
+        pa.array(titles),
+        pa.array(titles, pa.large_string()),
+        pa.array(titles, pa.string_view()),
+        pa.array([*titles, "x"])[:-1],
+        pa.chunked_array([titles[:2], titles[2:]]),
+        (title for title in titles),
+    ]
+    for kind in kinds:
+        words = TitleWords.read(kind, stop_words="none")
+        np.testing.assert_array_equal(words.offsets, expected.offsets)
+        np.testing.assert_array_equal(words.words, expected.words)
+    for empty in ([], pl.Series([], dtype=pl.String), pl.Series([])):
+        assert len(TitleWords.read(empty)) == 0
+    assert TitleWords.read(pl.Series([None, None])).offsets.tolist() == [0, 0, 0]
+
+
+def test_stop_words_of_other_languages_are_in_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("stop_words")
+    assert set(package.LANGUAGE_MAPPING) | {"none"} == set(LANGUAGES)
+    assert all(stop_words(language) for language in LANGUAGES if language != "none")
+    titles = ["Der L\u00f6we", "der Wald"]
+    samples = training_samples(Histories.from_lists([[0, 1]]))
+    assert word_overlaps(samples, titles).tolist() == [1]
+    assert word_overlaps(samples, titles, stop_words="de").tolist() == [0]
+    monkeypatch.setitem(sys.modules, "stop_words", None)
+    with pytest.raises(ImportError, match=r'pip install "rarec\[languages\]"'):
+        stop_words("de")
 
 
 @given(rows=ROWS, n_length=st.integers(1, 4), n_popularity=st.integers(1, 4))

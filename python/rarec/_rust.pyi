@@ -22,8 +22,10 @@ __all__ = [
     "log_probability",
     "overlaps",
     "sample_negatives",
+    "shares_word",
     "stratified_sample",
     "title_words",
+    "utf8_title_words",
 ]
 
 @final
@@ -161,10 +163,21 @@ class Catalogue:
         """Return `[Q]` counts: unseen items above the target, level with it, and in all."""
 
 def title_words(
-    titles: list[str],  # [C]
+    titles: list[str | None],  # [C]
     stop_words: list[str],
+    *,
+    threads: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return offsets `[C + 1]` and word numbers `[W]`, sorted and unique inside a title."""
+
+def utf8_title_words(
+    text: NDArray[np.uint8],
+    text_offsets: NDArray[np.int64],  # [C + 1]
+    stop_words: list[str],
+    *,
+    threads: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return what `title_words` does, of titles that are UTF-8 one after the other."""
 
 def overlaps(
     word_offsets: NDArray[np.int64],  # [C + 1]
@@ -177,3 +190,15 @@ def overlaps(
     threads: int | None = None,
 ) -> NDArray[np.int32]:
     """Return `[S]`: the target's words that occur in a title of `items[starts:ends]`."""
+
+def shares_word(
+    word_offsets: NDArray[np.int64],  # [C + 1]
+    words: NDArray[np.int32],  # [W]
+    items: NDArray[np.int32],  # [E]
+    starts: NDArray[np.int64],  # [S]
+    ends: NDArray[np.int64],  # [S]
+    targets: NDArray[np.int32],  # [S]
+    *,
+    threads: int | None = None,
+) -> NDArray[np.bool_]:
+    """Return `[S]`: whether any word of the target occurs in a title of `items[starts:ends]`."""

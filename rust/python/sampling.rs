@@ -12,7 +12,6 @@ use crate::error::Error;
 use crate::exclusion::Rows;
 use crate::histories::Histories;
 use crate::sampling;
-use crate::stratified;
 
 /// A distribution over items; made once, it is not checked again.
 #[pyclass(frozen, module = "rarec._rust")]
@@ -219,17 +218,4 @@ pub fn collisions<'py>(
         .into_flattened()
         .into_pyarray(py)
         .reshape([n_pairs, 2])
-}
-
-#[pyfunction]
-pub fn stratified_sample<'py>(
-    py: Python<'py>,
-    buckets: Ints<'py>,
-    n_buckets: usize,
-    budget: usize,
-    seed: u64,
-) -> PyResult<Vector<'py, i64>> {
-    let buckets = slice("buckets", &buckets)?;
-    let chosen = py.detach(|| stratified::stratified_sample(buckets, n_buckets, budget, seed))?;
-    Ok(chosen.into_pyarray(py))
 }

@@ -153,7 +153,7 @@ def fit_ids(
     fraction: Annotated[float, typer.Option(help="Share of samples to tune on later.")] = 0.1,
     denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = False,
     diversify: Annotated[bool, typer.Option(help="Spread over kinds of samples.")] = True,
-    language: Annotated[str, typer.Option(help="Whose stop words are ignored.")] = "english",
+    language: Annotated[str, typer.Option(help="Whose stop words are ignored.")] = "en",
     hold_out: Annotated[bool, typer.Option(help="Keep them out of the ID model's loss.")] = True,
     baseline: Annotated[bool, typer.Option(help="Train a second one on all, to compare.")] = True,
     vectors: Annotated[

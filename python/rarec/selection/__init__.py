@@ -1,7 +1,7 @@
 """Which samples to tune on, and which items to hold against them."""
 
 from rarec.selection.choice import SelectionConfig, SelectionReport, buckets, select
-from rarec.selection.denoising import denoise, word_overlaps
+from rarec.selection.denoising import TitleWords, denoise, word_overlaps
 from rarec.selection.negatives import NegativeSampler, collisions
 from rarec.selection.samples import Samples, held_out_mask, training_samples
 from rarec.selection.stop_words import ENGLISH_STOP_WORDS, LANGUAGES, stop_words
@@ -13,6 +13,7 @@ __all__ = [
     "Samples",
     "SelectionConfig",
     "SelectionReport",
+    "TitleWords",
     "buckets",
     "collisions",
     "denoise",

@@ -31,7 +31,7 @@ class SelectionConfig:
         diversify: Spread the budget over buckets of history length and target popularity; else
             choose evenly at random.
         seed: Seed of the random choice.
-        language: Whose stop words are left out when words are compared.
+        language: Whose stop words are left out when words are compared: one of `LANGUAGES`.
         min_history: Events that must come before a target.
         max_history: Newest events whose titles are compared; None takes all.
         n_length: Number of buckets of history length.
@@ -42,7 +42,7 @@ class SelectionConfig:
     denoise: bool = False
     diversify: bool = True
     seed: int = 0
-    language: str = "english"
+    language: str = "en"
     min_history: int = 1
     max_history: int | None = None
     n_length: int = 5
@@ -174,8 +174,8 @@ def select(
     budget = math.floor(config.fraction * len(samples) * (1 + 1e-12))
     survivors, n_denoised = samples, None
     if config.denoise:
-        words, newest = stop_words(config.language), config.max_history
-        keep = denoise(samples, titles, stop_words=words, max_history=newest)
+        language, newest = config.language, config.max_history
+        keep = denoise(samples, titles, stop_words=language, max_history=newest)
         survivors, n_denoised = samples.take(keep), int(keep.sum())
     chosen, n_buckets = _spread(survivors, n_items, min(budget, len(survivors)), config)
     return chosen, SelectionReport(

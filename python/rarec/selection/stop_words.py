@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # articles, pronouns, prepositions, conjunctions, auxiliaries, and what is left of contractions
 _ENGLISH = """
 a about above after again against ain't all am an and any are aren't as at
@@ -31,22 +33,52 @@ yet you you'd you'll you're you've your yours yourself yourselves
 
 ENGLISH_STOP_WORDS: frozenset[str] = frozenset(_ENGLISH.split())
 
-LANGUAGES: dict[str, frozenset[str]] = {"english": ENGLISH_STOP_WORDS, "none": frozenset()}
+# those of the package stop-words
+_OTHERS = """
+ar bg ca cs da de el es fa fi fr gu he hi hu id it ja ko ms nb nl pl pt ro ru sk sv tr uk vi zh
+"""
+
+LANGUAGES: tuple[str, ...] = ("none", "en", *_OTHERS.split())
+"""What `stop_words` knows: `"none"`, and languages by ISO 639-1 code."""
 
 
 def stop_words(language: str) -> frozenset[str]:
-    """Return the stop words of a language, lower case; `"none"` gives the empty set.
+    """Return the stop words of a language; `"none"` gives the empty set.
+
+    English is built in. The others are those of the package `stop-words`, which
+    `pip install "rarec[languages]"` brings.
 
     Args:
-        language: A key of `LANGUAGES`.
+        language: One of `LANGUAGES`.
 
     Raises:
         ValueError: If there is no list for the language.
+        ImportError: If the list is in the package, and that is not installed.
 
     Example:
-        >>> "the" in stop_words("english")
+        >>> "the" in stop_words("en")
         True
     """
     if language not in LANGUAGES:
-        raise ValueError(f"expected a language of {sorted(LANGUAGES)}, got {language!r}")
-    return LANGUAGES[language]
+        raise ValueError(f"expected a language of {', '.join(LANGUAGES)}, got {language!r}")
+    if language == "none":
+        return frozenset()
+    if language == "en":
+        return ENGLISH_STOP_WORDS
+    try:
+        from stop_words import get_stop_words
+    except ImportError as error:
+        raise ImportError(
+            f"the stop words of {language!r} are in a package of their own: "
+            f'pip install "rarec[languages]"'
+        ) from error
+    return frozenset(get_stop_words(language))
+
+
+def as_words(words: str | Collection[str]) -> list[str]:
+    """Return the words in order: those of a language, or those given.
+
+    Args:
+        words: One of `LANGUAGES`, or the words.
+    """
+    return sorted(stop_words(words) if isinstance(words, str) else words)
