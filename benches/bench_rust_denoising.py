@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,7 @@ def test_tokenise_threads(race: Callable[..., None]) -> None:
     race_threads(race, "tokenise_1m", lambda n: _rust.title_words(texts, [], threads=n))
 
 
-def scipy_counts(words: csr_array, data: Samples, block: int = 25_000) -> NDArray[np.int64]:
+def scipy_counts(words: Any, data: Samples, block: int = 25_000) -> NDArray[np.int64]:
     """Return how many of a target's words have a count above 0 in the sum over its history."""
     items, starts, ends, targets = data
     counts = []
@@ -113,8 +114,8 @@ def scipy_counts(words: csr_array, data: Samples, block: int = 25_000) -> NDArra
         part = items[starts[first] : ends[last - 1]]
         rows = offsets(ends[first:last] - starts[first:last])
         shape = (last - first, words.shape[0])
-        history = csr_array((np.ones(len(part), np.int32), part, rows), shape=shape)
-        shared = (history @ words).multiply(words[targets[first:last]])
+        history: Any = csr_array((np.ones(len(part), np.int32), part, rows), shape=shape)
+        shared: Any = (history @ words).multiply(words[targets[first:last]])
         counts.append(shared.count_nonzero(axis=1))
     return np.concatenate(counts)
 
@@ -198,7 +199,7 @@ def test_stratified(race: Callable[..., None]) -> None:
     def run() -> NDArray[np.int64]:
         return _rust.stratified_sample(buckets, 60, 60 * 2000, 0)
 
-    def peer() -> pd.DataFrame:
+    def peer() -> object:
         return frame.groupby("bucket").sample(2000, random_state=0)
 
     assert np.all(np.bincount(buckets[run()], minlength=60) == 2000)

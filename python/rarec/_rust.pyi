@@ -10,6 +10,7 @@ else takes every processor. No result depends on it. All functions raise ValueEr
 does not fit, naming the row.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self, final
 
 import numpy as np
@@ -117,7 +118,8 @@ class Catalogue:
         screen: "bytes" or "shorts": also keep integer codes, which bound every score, so that few
             items are scored in float32. They take about D or 2 D bytes an item. Bytes serve
             `top_k` alone. Instructions that are slower with codes get none, unless named.
-        instructions: "portable", "neon", "avx2" or "avx512"; None reads `RAREC_SIMD`, else takes the best.
+        instructions: "portable", "neon", "avx2" or "avx512"; None reads `RAREC_SIMD`, else takes
+            the best.
         threads: Number of threads that make the codes.
     """
 
@@ -163,7 +165,7 @@ class Catalogue:
         """Return `[Q]` counts: unseen items above the target, level with it, and in all."""
 
 def title_words(
-    titles: list[str | None],  # [C]
+    titles: Sequence[str | None],  # [C]
     stop_words: list[str],
     *,
     threads: int | None = None,

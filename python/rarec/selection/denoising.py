@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import polars as pl
@@ -76,7 +76,11 @@ class TitleWords:
         if hasattr(titles, "__arrow_c_stream__") or hasattr(titles, "__arrow_c_array__"):
             text, ends = _utf8(titles)
             return cls(*_rust.utf8_title_words(text, ends, leave_out, threads=threads))
-        return cls(*_rust.title_words(list(titles), leave_out, threads=threads))
+        return cls(
+            *_rust.title_words(
+                list(cast("Iterable[str | None]", titles)), leave_out, threads=threads
+            )
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
