@@ -13,7 +13,8 @@ ONLY ?=
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := -n 2 --dist loadfile -q
 
-.PHONY: help dev demo test check test-rust test-python test-kernels test-wheel bench wheel clean
+.PHONY: help dev demo test check test-rust test-sanitizer test-aarch64 test-python test-kernels \
+	test-wheel fuzz bench wheel clean
 
 help:
 	@echo "make demo   the whole path on MovieLens-100K and MiniLM; results in runs/demo"
@@ -57,6 +58,25 @@ check: dev
 
 test-rust:
 	cargo test --quiet --release
+
+# under the address sanitizer; needs a nightly toolchain. All targets, SECONDS each.
+SECONDS ?= 30
+fuzz:
+	command -v cargo-fuzz > /dev/null || cargo install --quiet cargo-fuzz
+	for target in sampling scoring denoising; do \
+		cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target -- -max_total_time=$(SECONDS) -max_len=4096 || exit 1; \
+	done
+
+# the Rust tests with the address sanitizer over all instructions this processor has
+test-sanitizer:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo test --quiet --release \
+		--target $$(rustc -vV | sed -n 's/host: //p') --target-dir target/sanitizer --lib
+
+# the same tests as NEON; needs the Rust target, a cross linker and qemu-user
+test-aarch64:
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+		cargo test --quiet --release --target aarch64-unknown-linux-gnu --lib
 
 test-python: dev
 	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) --ignore tests/test_kernels.py

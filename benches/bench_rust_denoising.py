@@ -199,7 +199,7 @@ def test_stratified(race: Callable[..., None]) -> None:
     def run() -> NDArray[np.int64]:
         return _rust.stratified_sample(buckets, 60, 60 * 2000, 0)
 
-    def peer() -> object:
+    def peer() -> Any:
         return frame.groupby("bucket").sample(2000, random_state=0)
 
     assert np.all(np.bincount(buckets[run()], minlength=60) == 2000)
