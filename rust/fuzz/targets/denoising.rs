@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use rarec::denoising::{Samples, Titles, overlaps, shares_word};
+use rarec::denoising::{Samples, overlaps, shares_word};
+use rarec::titles::Titles;
 use rarec::error::Error;
 use rarec::threads::{Workers, run};
 use rarec::titles::{parted, title_words};
