@@ -167,14 +167,14 @@ def recbole(n_rows: int, n: int) -> Callable[[], Draws]:
     return lambda: peer.sample_by_key_ids(users, n).numpy().reshape(n, n_rows).T - 1
 
 
-def check(drawn: Draws, n_rows: int, n: int, mean: float) -> None:
+def check(drawn: Draws, n_rows: int, n: int, mean: float, deviations: float = 5) -> None:
     """Refuse draws of another shape, of seen items, or of another mean of the item numbers."""
     assert drawn.shape == (n_rows, n)
     assert 0 <= drawn.min() <= drawn.max() < N_ITEMS
     asked = users_of(n_rows)[:, None] * N_ITEMS + drawn
     assert not (keys()[np.searchsorted(keys(), asked)] == asked).any()
-    # 5 standard deviations, those of even draws being N / sqrt(12)
-    assert abs(drawn.mean() - mean) < 5 * N_ITEMS / np.sqrt(12 * drawn.size)
+    # the standard deviation of even draws is N / sqrt(12)
+    assert abs(drawn.mean() - mean) < deviations * N_ITEMS / np.sqrt(12 * drawn.size)
 
 
 def mean_item(alpha: float) -> float:
@@ -206,8 +206,10 @@ def peers_of(job: str) -> dict[str, Callable[[], Draws]]:
 def test_sampling(race: Race, job: str) -> None:
     n_rows, n, alpha, rounds = JOBS[job]
     mine, peers, mean = ours(n_rows, n, alpha), peers_of(job), mean_item(alpha)
-    for run in (mine, *peers.values()):
-        check(run(), n_rows, n, mean)
+    check(mine(), n_rows, n, mean)
+    for name, run in peers.items():
+        # torch.multinomial sums a million float32 shares, and is off by a thousandth
+        check(run(), n_rows, n, mean, 20 if alpha and name == "torch" else 5)
     if job == "uniform_8192x100":
         # the numbers alone, seen or not: what leaving out costs
         buffer = torch.empty((n_rows, n), dtype=torch.int64)
