@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUST := $(wildcard rust/*.rs rust/python/*.rs) Cargo.toml Cargo.lock pyproject.toml
+RUST := $(wildcard rust/*.rs rust/python/*.rs rust/simd/*.rs) Cargo.toml Cargo.lock pyproject.toml
 # what `make demo` passes on, such as DEMO="--fresh"
 DEMO ?=
 # which benchmark `make bench` runs, such as ONLY=ops; empty for all

@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
 from rarec import _rust
-
-faiss = pytest.importorskip("faiss", reason="pip install --group bench")
 
 N_QUERIES, N_SEEN = 480, 40
 Pair = tuple[Any, Any]
@@ -116,7 +115,10 @@ def test_best_items(race: Callable[..., None], name: str, n_items: int, dim: int
 
 def test_making_codes(race: Callable[..., None]) -> None:
     job = job_of(1_000_000, 128)
-    make = lambda: _rust.Catalogue(job.items, screen="bytes", threads=1)  # noqa: E731
+
+    def make() -> object:
+        return _rust.Catalogue(job.items, screen="bytes", threads=1)
+
     race("topk100_1m_d128_codes", make, {"480_queries_f32": ours(job, 100, None)}, rounds=3)
 
 

@@ -2,6 +2,7 @@
 
 pub mod alias;
 pub mod best;
+mod bounds;
 #[cfg(test)]
 mod cases;
 pub mod catalogue;
@@ -15,6 +16,7 @@ pub mod filling;
 pub mod histories;
 pub mod numbers;
 mod offers;
+pub mod probability;
 #[cfg(feature = "python")]
 mod python;
 pub mod random;

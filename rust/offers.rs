@@ -1,6 +1,7 @@
 //! Items offered to the best few of some queries: all of some panels, or those a screen lets through.
 
 use crate::best::{Best, keep_for};
+use crate::bounds::QueryCodes;
 use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
 use crate::scoring::Search;
@@ -68,7 +69,7 @@ pub fn offer_screened(
     workers: &Workers,
 ) -> Result<(), Error> {
     let (level, n_vectors) = (offers.search.level, offers.n_vectors);
-    let codes = screen.queries(offers.vectors());
+    let codes = QueryCodes::new(screen, offers.vectors());
     let n_rows = codes.n_rows();
     offers.bars.resize(n_rows, f32::INFINITY);
     let mut masks = vec![0; n_rows];
@@ -132,6 +133,7 @@ pub struct Offers<'a, 's> {
     waiting: Vec<([i32; CHAINS], usize)>,
     scorer: Scorer<'a>,
     k: usize,
+    in_order: bool,
     /// How many to keep when there is no more room.
     keep: usize,
 }
@@ -146,6 +148,7 @@ impl<'a, 's> Offers<'a, 's> {
             bars: vec![f32::NEG_INFINITY; best.len() * n_vectors],
             waiting: vec![([0; CHAINS], 0); best.len()],
             scorer: Scorer::new(search.queries, search.items, search.level),
+            in_order: best.first().is_some_and(Best::is_in_order),
             best,
             k,
             keep: k,
@@ -160,7 +163,7 @@ impl<'a, 's> Offers<'a, 's> {
 
     /// Return how many to keep after some of all panels; all if they come in the items' order.
     fn keep_after(&self, number: usize, n_panels: usize) -> usize {
-        if self.best.iter().any(Best::is_in_order) {
+        if self.in_order {
             self.k
         } else {
             keep_for(self.k, number, n_panels)

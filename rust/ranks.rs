@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::bounds::QueryCodes;
 use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::offers::{any, lanes};
 use crate::scoring::Search;
 use crate::screening::Screen;
-use crate::simd::{CHAINS, Codes, LANES};
+use crate::simd::{CHAINS, Codes, LANES, Sure};
 use crate::threads::Workers;
 
 /// How many candidates score above the target of each query, how many the same, out of how many.
@@ -84,19 +85,22 @@ pub fn ranks(search: &Search, targets: &[i32], workers: &Workers) -> Result<Rank
                 count.equal += part.equal;
             }
         }
+        let mut n_candidates = Vec::with_capacity(counts.len());
         for ((query, count), &bar) in queries.clone().zip(&mut counts).zip(&bars) {
-            for left_out in left_out(search.seen[query], targets[query]).chunks(CHAINS) {
-                for (_, score) in left_out.iter().zip(scorer.scores(query, left_out)) {
+            let left_out = left_out(search.seen[query], targets[query]);
+            for some in left_out.chunks(CHAINS) {
+                for (_, score) in some.iter().zip(scorer.scores(query, some)) {
                     count.add(score, bar, -1);
                 }
             }
+            n_candidates.push(search.items.n_items() - left_out.len());
         }
-        Ok(counts)
+        Ok(counts.into_iter().zip(n_candidates).collect())
     });
-    let counts: Vec<Vec<Count>> = counts.collect::<Result<_, Error>>()?;
+    let counts: Vec<Vec<(Count, usize)>> = counts.collect::<Result<_, Error>>()?;
     let mut ranks = Ranks::default();
-    for ((count, seen), &target) in counts.into_iter().flatten().zip(&search.seen).zip(targets) {
-        ranks.push(count, search.items.n_items() - left_out(seen, target).len());
+    for (count, n_candidates) in counts.into_iter().flatten() {
+        ranks.push(count, n_candidates);
     }
     Ok(ranks)
 }
@@ -168,7 +172,7 @@ fn count_screened(
     workers: &Workers,
 ) -> Result<Vec<Count>, Error> {
     let (level, n_vectors) = (search.level, search.queries.n_vectors());
-    let codes = screen.queries(search.queries.vectors(queries.clone()));
+    let codes = QueryCodes::new(screen, search.queries.vectors(queries.clone()));
     let row_bars = row_bars(bars, n_vectors, codes.n_rows());
     let n_rows = row_bars.len();
     let (mut maybe, mut sure) = (vec![0; n_rows], vec![0; n_rows]);
@@ -193,9 +197,12 @@ fn count_screened(
             masks.zip(bars_of).zip(codes.tiles())
         {
             let words = screen.words(panel);
-            level.bracket(
-                tile, words, &start, &twice, maybe_bars, sure_bars, maybe, sure,
-            );
+            let mut sure = Sure {
+                widths: &twice,
+                bars: sure_bars,
+                masks: sure,
+            };
+            level.bracket(tile, words, &start, maybe_bars, maybe, &mut sure);
         }
         let valid = u32::MAX >> (LANES - items.len());
         for query in 0..bars.len() {

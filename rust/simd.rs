@@ -65,6 +65,14 @@ pub enum Codes {
     Shorts,
 }
 
+/// Sums that are above a bar by so much that their scores must be: bit `lane` of `masks[row]` is set
+/// where the sum is at least `bars[row] + widths[lane]`.
+pub struct Sure<'a> {
+    pub widths: &'a Column<i32>,
+    pub bars: &'a [i32],
+    pub masks: &'a mut [u32],
+}
+
 impl Codes {
     /// Return the codes in a word.
     #[must_use]
@@ -78,28 +86,28 @@ impl Codes {
 
 /// Call a function of the level's module, compiled for the number of rows.
 macro_rules! dispatch {
-    ($level:expr, $rows:expr, $name:ident $args:tt) => {
+    ($level:expr, $rows:expr, $name:ident[$($kind:tt)*] $args:tt) => {
         match ($level.0, $rows) {
-            (Kind::Portable, 1) => portable::$name::<1> $args,
-            (Kind::Portable, _) => portable::$name::<4> $args,
+            (Kind::Portable, 1) => portable::$name::<1 $($kind)*> $args,
+            (Kind::Portable, _) => portable::$name::<4 $($kind)*> $args,
             // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "aarch64")]
-            (Kind::Neon, 1) => unsafe { neon::$name::<1> $args },
+            (Kind::Neon, 1) => unsafe { neon::$name::<1 $($kind)*> $args },
             // SAFETY: as above
             #[cfg(target_arch = "aarch64")]
-            (Kind::Neon, _) => unsafe { neon::$name::<8> $args },
+            (Kind::Neon, _) => unsafe { neon::$name::<8 $($kind)*> $args },
             // SAFETY: a level of this kind exists only where the processor has its instructions
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, 2) => unsafe { avx2::$name::<2> $args },
+            (Kind::Avx2, 2) => unsafe { avx2::$name::<2 $($kind)*> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, _) => unsafe { avx2::$name::<6> $args },
+            (Kind::Avx2, _) => unsafe { avx2::$name::<6 $($kind)*> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, 4) => unsafe { avx512::$name::<4> $args },
+            (Kind::Avx512, 4) => unsafe { avx512::$name::<4 $($kind)*> $args },
             // SAFETY: as above
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, _) => unsafe { avx512::$name::<12> $args },
+            (Kind::Avx512, _) => unsafe { avx512::$name::<12 $($kind)*> $args },
         }
     };
 }
@@ -232,7 +240,7 @@ impl Level {
         scores: &mut [Column<f32>],
         masks: &mut [u32],
     ) -> bool {
-        dispatch!(self, bars.len(), score(tile, panel, bars, scores, masks))
+        dispatch!(self, bars.len(), score[](tile, panel, bars, scores, masks))
     }
 
     /// Set the bits of `at_least[row]` and of `above[row]` where the inner product is at least
@@ -246,10 +254,7 @@ impl Level {
         at_least: &mut [u32],
         above: &mut [u32],
     ) {
-        dispatch!(
-            self,
-            bars.len(),
-            compare(tile, panel, bars, at_least, above)
+        dispatch!(self, bars.len(), compare[](tile, panel, bars, at_least, above)
         );
     }
 
@@ -268,34 +273,26 @@ impl Level {
         let rows = bars.len();
         match codes {
             Codes::Bytes => {
-                dispatch!(self, rows, screen_bytes(tile, panel, start, bars, masks));
+                dispatch!(self, rows, screen[, true](tile, panel, start, bars, masks));
             }
             Codes::Shorts => {
-                dispatch!(self, rows, screen_shorts(tile, panel, start, bars, masks));
+                dispatch!(self, rows, screen[, false](tile, panel, start, bars, masks));
             }
         }
     }
 
-    /// Do what [`Level::screen`] does with shorts, and set the bits of `sure[row]` where the sum is
-    /// at least `sure_bars[row] + widths[lane]`.
+    /// Do what [`Level::screen`] does with shorts, and find the sums that are surely above.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
     pub fn bracket(
         self,
         tile: &[i32],
         panel: &[Column<i32>],
         start: &Column<i32>,
-        widths: &Column<i32>,
         bars: &[i32],
-        sure_bars: &[i32],
         masks: &mut [u32],
-        sure: &mut [u32],
+        sure: &mut Sure,
     ) {
-        dispatch!(
-            self,
-            bars.len(),
-            bracket(tile, panel, start, widths, bars, sure_bars, masks, sure)
-        );
+        dispatch!(self, bars.len(), bracket[](tile, panel, start, bars, masks, sure));
     }
 
     /// Return the inner products of one vector and a few, all of one length.
@@ -418,79 +415,4 @@ mod registers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_level_is_chosen_by_name() {
-        for level in Level::available() {
-            assert_eq!(Level::choose(Some(level.name())), Ok(level));
-        }
-        assert!(Level::choose(Some("mmx")).is_err());
-    }
-
-    #[test]
-    fn every_level_turns_panels_alike() {
-        for (n, dim) in [(32, 16), (31, 9), (8, 8), (3, 5), (1, 1)] {
-            let vectors: Vec<f32> = (0..n * dim).map(|value| value as f32).collect();
-            for level in Level::available() {
-                let mut panel = vec![[f32::NAN; LANES]; dim];
-                level.transpose(&vectors, dim, &mut panel);
-                for (place, column) in panel.iter().enumerate() {
-                    for (lane, &value) in column.iter().enumerate() {
-                        let expected = if lane < n {
-                            vectors[lane * dim + place]
-                        } else {
-                            0.0
-                        };
-                        assert_eq!(value, expected, "{} {lane} {place}", level.name());
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_level_scores_alike() {
-        let dim = 5;
-        let mut state = 1_u32;
-        let mut bits = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 8
-        };
-        let mut value = || bits() as f32 / 16_777_216.0 - 0.5;
-        let panel: Vec<Column<f32>> = (0..dim).map(|_| [(); LANES].map(|()| value())).collect();
-        let vectors: Vec<f32> = (0..12 * dim).map(|_| value()).collect();
-        for level in Level::available() {
-            for n_rows in [1, 12] {
-                let rows = level.rows(n_rows);
-                let tile =
-                    crate::catalogue::tiles(&vectors[..n_rows.min(rows) * dim], dim, rows, 0.0);
-                let (mut scores, mut masks) = (vec![[f32::NAN; LANES]; rows], vec![0; rows]);
-                let any = level.score(&tile, &panel, &vec![0.1; rows], &mut scores, &mut masks);
-                let (mut at_least, mut above) = (vec![0; rows], vec![0; rows]);
-                level.compare(&tile, &panel, &vec![0.1; rows], &mut at_least, &mut above);
-                assert_eq!((&at_least, &above), (&masks, &masks));
-                assert_eq!(any, masks.iter().any(|&mask| mask != 0));
-                for row in 0..n_rows.min(rows) {
-                    let vector = &vectors[row * dim..][..dim];
-                    for lane in 0..LANES {
-                        let places = vector.iter().zip(&panel);
-                        let score = places.fold(0.0_f32, |sum, (a, b)| a.mul_add(b[lane], sum));
-                        assert_eq!(masks[row] >> lane & 1 == 1, score >= 0.1);
-                        if score >= 0.1 {
-                            assert_eq!(scores[row][lane].to_bits(), score.to_bits());
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_prefetch_of_nothing_is_nothing() {
-        prefetch(&[1], 0);
-        prefetch(&[1], 1);
-        prefetch::<u8>(&[], 0);
-    }
-}
+mod tests;

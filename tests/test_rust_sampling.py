@@ -182,7 +182,7 @@ def test_a_buffer_that_does_not_fit_is_refused() -> None:
         [[0] * 3] * 2,
     ):
         with pytest.raises(ValueError, match="expected out"):
-            _rust.sample_negatives(*seen, users, 3, 9, out=out)  # type: ignore[arg-type]
+            _rust.sample_negatives(*seen, users, 3, 9, out=out)  # pyright: ignore[reportArgumentType]
     # a buffer that holds an input would change it while it is read
     with pytest.raises(ValueError, match="out that can be written to"):
         _rust.sample_negatives(*seen, users, 1, 9, out=users[:, None])

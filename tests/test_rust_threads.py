@@ -46,33 +46,54 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
         assert pool.apply_async(_draw).get(timeout=20) == expected
 
 
+# each of them would take more than 20 seconds
+LONG_CALLS = {
+    "top_k": """
+items = np.ones((200_000, 256), np.float32)
+queries = np.ones((100_000, 1, 256), np.float32)
+search = _rust.Catalogue(items).top_k
+nothing_seen = np.zeros(100_001, np.int64), np.empty(0, np.int32)
+call = lambda: search(queries, nothing_seen, 10)
+""",
+    "title_words": """
+titles = [" ".join(f"word{number}" for number in range(20_000))] * 80_000
+call = lambda: _rust.title_words(titles, [])
+""",
+    "overlaps": """
+words = np.arange(2_001, dtype=np.int64) * 1_000, np.tile(np.arange(1_000, dtype=np.int32), 2_000)
+items, targets = np.arange(2_000_000, dtype=np.int32) % 2_000, np.zeros(20_000, np.int32)
+starts = np.arange(20_000, dtype=np.int64)
+call = lambda: _rust.overlaps(*words, items, starts, starts + 1_980_000, targets)
+""",
+}
 LONG_CALL = """
 import numpy as np
 from rarec import _rust
-
-items = np.ones((200_000, 256), np.float32)
-queries = np.ones((100_000, 1, 256), np.float32)
+{job}
 print("ready", flush=True)
 try:
-    seen = np.zeros(100_001, np.int64), np.empty(0, np.int32)
-    _rust.Catalogue(items, screen=None).top_k(queries, seen, 10)
+    call()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process here")
-def test_ctrl_c_ends_a_long_call() -> None:
+@pytest.mark.parametrize("job", LONG_CALLS)
+def test_ctrl_c_ends_a_long_call(job: str) -> None:
+    code = LONG_CALL.format(job=LONG_CALLS[job])
     with subprocess.Popen(
-        [sys.executable, "-c", LONG_CALL], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        # the call alone would take minutes
-        output, _ = process.communicate(timeout=30)
+        begin = time.monotonic()
+        output, _ = process.communicate(timeout=60)
     assert output == "interrupted\n"
+    # not after the call's own end
+    assert time.monotonic() - begin < 20
 
 
 def test_other_threads_of_python_run_during_a_call() -> None:

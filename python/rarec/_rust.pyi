@@ -117,7 +117,8 @@ class Catalogue:
         items: float32 or float16, C-contiguous.
         screen: "bytes" or "shorts": also keep integer codes, which bound every score, so that few
             items are scored in float32. They take about D or 2 D bytes an item. Bytes serve
-            `top_k` alone. Instructions that are slower with codes get none, unless named.
+            `top_k` alone. Where codes would be slower none are made, unless `instructions` is
+            given.
         instructions: "portable", "neon", "avx2" or "avx512"; None reads `RAREC_SIMD`, else takes
             the best.
         threads: Number of threads that make the codes.

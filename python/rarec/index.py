@@ -87,10 +87,6 @@ class ItemIndex:
                 f"expected as many vectors as ids and titles, "
                 f"got {len(table)}, {len(item_ids)} and {len(titles)}"
             )
-        finite = np.isfinite(table).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise ValueError(f"expected finite vectors, got {table[row]} for {item_ids[row]!r}")
         self.vectors: NDArray[np.float32] | NDArray[np.float16] = table
         self.item_ids = list(item_ids)
         self.titles = list(titles)
@@ -104,7 +100,15 @@ class ItemIndex:
             raise ValueError(f"expected each item id once, got {repeated!r} twice")
         if screen is None:
             screen = len(table) >= _SCREENED_FROM
-        self._catalogue = _rust.Catalogue(table, screen="bytes" if screen else None)
+        try:
+            self._catalogue = _rust.Catalogue(table, screen="bytes" if screen else None)
+        except ValueError as error:
+            for vector, item_id in zip(table, self.item_ids, strict=True):
+                if not np.isfinite(vector).all():
+                    raise ValueError(
+                        f"expected finite vectors, got {vector} for {item_id!r}"
+                    ) from error
+            raise
 
     def __len__(self) -> int:
         return len(self.item_ids)

@@ -6,8 +6,9 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyList;
 
 use super::{Ints, Longs, Vector, run, slice};
-use crate::denoising;
+use crate::denoising::{self, Samples};
 use crate::error::Error;
+use crate::threads::Workers;
 use crate::titles::{self, Titles};
 
 type Bytes<'py> = PyReadonlyArray1<'py, u8>;
@@ -78,6 +79,38 @@ fn text(string: Option<&PyBackedStr>) -> &str {
     string.map_or("", |string| string)
 }
 
+/// Titles and samples as Python holds them.
+struct Arrays<'py> {
+    offsets: Longs<'py>,
+    words: Ints<'py>,
+    items: Ints<'py>,
+    starts: Longs<'py>,
+    ends: Longs<'py>,
+    targets: Ints<'py>,
+}
+
+impl Arrays<'_> {
+    /// Return what `job` finds for each sample.
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        threads: Option<i64>,
+        job: impl FnOnce(&Titles, &Samples, &Workers) -> Result<Vec<T>, Error> + Send,
+    ) -> PyResult<Vec<T>> {
+        let offsets = slice("word_offsets", &self.offsets)?;
+        let words = slice("words", &self.words)?;
+        let samples = Samples {
+            items: slice("items", &self.items)?,
+            starts: slice("starts", &self.starts)?,
+            ends: slice("ends", &self.ends)?,
+            targets: slice("targets", &self.targets)?,
+        };
+        run(py, threads, |workers| {
+            job(&Titles::new(offsets, words)?, &samples, workers)
+        })
+    }
+}
+
 #[pyfunction]
 #[pyo3(signature = (word_offsets, words, items, starts, ends, targets, *, threads=None))]
 pub fn overlaps<'py>(
@@ -90,20 +123,17 @@ pub fn overlaps<'py>(
     targets: Ints<'py>,
     threads: Option<i64>,
 ) -> PyResult<Vector<'py, i32>> {
-    let (offsets, words) = (
-        slice("word_offsets", &word_offsets)?,
-        slice("words", &words)?,
-    );
-    let samples = denoising::Samples {
-        items: slice("items", &items)?,
-        starts: slice("starts", &starts)?,
-        ends: slice("ends", &ends)?,
-        targets: slice("targets", &targets)?,
+    let arrays = Arrays {
+        offsets: word_offsets,
+        words,
+        items,
+        starts,
+        ends,
+        targets,
     };
-    let overlaps = run(py, threads, |workers| {
-        denoising::overlaps(&Titles::new(offsets, words)?, &samples, workers)
-    })?;
-    Ok(overlaps.into_pyarray(py))
+    Ok(arrays
+        .run(py, threads, denoising::overlaps)?
+        .into_pyarray(py))
 }
 
 #[pyfunction]
@@ -118,18 +148,15 @@ pub fn shares_word<'py>(
     targets: Ints<'py>,
     threads: Option<i64>,
 ) -> PyResult<Vector<'py, bool>> {
-    let (offsets, words) = (
-        slice("word_offsets", &word_offsets)?,
-        slice("words", &words)?,
-    );
-    let samples = denoising::Samples {
-        items: slice("items", &items)?,
-        starts: slice("starts", &starts)?,
-        ends: slice("ends", &ends)?,
-        targets: slice("targets", &targets)?,
+    let arrays = Arrays {
+        offsets: word_offsets,
+        words,
+        items,
+        starts,
+        ends,
+        targets,
     };
-    let shared = run(py, threads, |workers| {
-        denoising::shares_word(&Titles::new(offsets, words)?, &samples, workers)
-    })?;
-    Ok(shared.into_pyarray(py))
+    Ok(arrays
+        .run(py, threads, denoising::shares_word)?
+        .into_pyarray(py))
 }

@@ -11,7 +11,9 @@ use crate::alias::{self, Distribution};
 use crate::error::Error;
 use crate::exclusion::Rows;
 use crate::histories::Histories;
+use crate::probability;
 use crate::sampling;
+use crate::threads::Workers;
 
 /// A distribution over items; made once, it is not checked again.
 #[pyclass(frozen, module = "rarec._rust")]
@@ -44,38 +46,44 @@ impl AliasTable {
     }
 }
 
-/// What is left out beside seen items: of all rows, and of each row.
-type Excluded<'py> = (Option<Ints<'py>>, Option<PyReadonlyArray2<'py, i32>>);
-
-/// Call `job` with the rows that these arrays describe.
-fn with_rows<T: Send>(
-    py: Python<'_>,
-    (seen_offsets, seen_items): (&Longs<'_>, &Ints<'_>),
-    users: &Ints<'_>,
-    (everywhere, own): &Excluded<'_>,
+/// The rows of a call, as Python holds them.
+struct RowArrays<'py> {
+    seen_offsets: Longs<'py>,
+    seen_items: Ints<'py>,
+    users: Ints<'py>,
     n_items: usize,
-    threads: Option<i64>,
-    job: impl FnOnce(&Rows, &crate::threads::Workers) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    let offsets = slice("seen_offsets", seen_offsets)?;
-    let items = slice("seen_items", seen_items)?;
-    let users = slice("users", users)?;
-    let everywhere = match everywhere {
-        Some(items) => slice("exclude", items)?,
-        None => &[],
-    };
-    let own = match own {
-        Some(items) => {
-            Error::check_length("exclude_by_row", users.len(), items.shape()[0])?;
-            slice("exclude_by_row", items)?
-        }
-        None => &[],
-    };
-    run(py, threads, |workers| {
-        let seen = Histories::new(offsets, items, n_items)?;
-        let rows = Rows::new(&seen, users, everywhere, own, n_items)?;
-        job(&rows, workers)
-    })
+    exclude: Option<Ints<'py>>,
+    exclude_by_row: Option<PyReadonlyArray2<'py, i32>>,
+}
+
+impl RowArrays<'_> {
+    /// Return what `job` makes of the rows.
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        threads: Option<i64>,
+        job: impl FnOnce(&Rows, &Workers) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        let offsets = slice("seen_offsets", &self.seen_offsets)?;
+        let items = slice("seen_items", &self.seen_items)?;
+        let users = slice("users", &self.users)?;
+        let everywhere = match &self.exclude {
+            Some(items) => slice("exclude", items)?,
+            None => &[],
+        };
+        let own = match &self.exclude_by_row {
+            Some(items) => {
+                Error::check_length("exclude_by_row", users.len(), items.shape()[0])?;
+                slice("exclude_by_row", items)?
+            }
+            None => &[],
+        };
+        let n_items = self.n_items;
+        run(py, threads, |workers| {
+            let seen = Histories::new(offsets, items, n_items)?;
+            job(&Rows::new(&seen, users, everywhere, own, n_items)?, workers)
+        })
+    }
 }
 
 /// Return a table that may be written to, and that has this shape.
@@ -128,37 +136,39 @@ pub fn sample_negatives<'py>(
         step,
         first_row,
     };
-    let seen = (&seen_offsets, &seen_items);
-    let excluded = (exclude, exclude_by_row);
     let alias = alias.as_ref().map(|alias| &alias.get().0);
+    let rows = RowArrays {
+        seen_offsets,
+        seen_items,
+        users,
+        n_items,
+        exclude,
+        exclude_by_row,
+    };
     if let Ok(ints) = out.cast::<PyArray2<i32>>() {
-        let mut ints = writable("out", ints, shape)?;
-        let ints = ints.as_slice_mut()?;
-        with_rows(
-            py,
-            seen,
-            &users,
-            &excluded,
-            n_items,
-            threads,
-            |rows, workers| sampling::sample_negatives(rows, alias, draw, ints, log_q, workers),
-        )?;
+        fill(py, &rows, alias, draw, ints, log_q, threads)?;
     } else if let Ok(longs) = out.cast::<PyArray2<i64>>() {
-        let mut longs = writable("out", longs, shape)?;
-        let longs = longs.as_slice_mut()?;
-        with_rows(
-            py,
-            seen,
-            &users,
-            &excluded,
-            n_items,
-            threads,
-            |rows, workers| sampling::sample_negatives(rows, alias, draw, longs, log_q, workers),
-        )?;
+        fill(py, &rows, alias, draw, longs, log_q, threads)?;
     } else {
         return Err(Error::value("out as an int32 or int64 array [B, n]", &out.get_type()).into());
     }
     Ok(out)
+}
+
+fn fill<T: Element + From<i32>>(
+    py: Python<'_>,
+    rows: &RowArrays<'_>,
+    alias: Option<&alias::AliasTable>,
+    draw: sampling::Draw,
+    out: &Table<'_, T>,
+    log_q: Option<&mut [f32]>,
+    threads: Option<i64>,
+) -> PyResult<()> {
+    let mut out = writable("out", out, [rows.users.len(), draw.n])?;
+    let out = out.as_slice_mut()?;
+    rows.run(py, threads, |rows, workers| {
+        sampling::sample_negatives(rows, alias, draw, out, log_q, workers)
+    })
 }
 
 #[pyfunction]
@@ -178,19 +188,19 @@ pub fn log_probability<'py>(
     let [n_rows, width] = [items.shape()[0], items.shape()[1]];
     Error::check_length("items", users.len(), n_rows)?;
     let numbers = slice("items", &items)?;
-    let seen = (&seen_offsets, &seen_items);
-    let excluded = (exclude, exclude_by_row);
     let alias = alias.as_ref().map(|alias| &alias.get().0);
-    let mut out = vec![0.0; numbers.len()];
-    with_rows(
-        py,
-        seen,
-        &users,
-        &excluded,
+    let rows = RowArrays {
+        seen_offsets,
+        seen_items,
+        users,
         n_items,
-        threads,
-        |rows, workers| sampling::log_probability(rows, alias, numbers, &mut out, workers),
-    )?;
+        exclude,
+        exclude_by_row,
+    };
+    let mut out = vec![0.0; numbers.len()];
+    rows.run(py, threads, |rows, workers| {
+        probability::log_probability(rows, alias, numbers, &mut out, workers)
+    })?;
     out.into_pyarray(py).reshape([n_rows, width])
 }
 

@@ -7,7 +7,7 @@ use super::x86::{
     _mm256_movemask_ps, _mm256_permute2f128_ps, _mm256_set1_epi16, _mm256_set1_epi32,
     _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
-use super::{CHAINS, Column, LANES, Plain, portable};
+use super::{CHAINS, Column, LANES, Plain, Sure, portable};
 
 const HALF: usize = LANES / 2;
 
@@ -112,7 +112,7 @@ pub fn compare<const M: usize>(
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn byte_sums<const M: usize>(
+fn code_sums<const M: usize, const BYTES: bool>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
@@ -124,31 +124,15 @@ fn byte_sums<const M: usize>(
         let items = load_words(column, half);
         for (sums, &word) in sums.iter_mut().zip(words) {
             let word = _mm256_set1_epi32(word);
-            // pairs fit 16 bits: see `Level::largest_codes`
-            let pairs = _mm256_maddubs_epi16(word, items[0]);
-            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pairs, ones));
-            let pairs = _mm256_maddubs_epi16(word, items[1]);
-            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pairs, ones));
-        }
-    }
-    sums
-}
-
-#[target_feature(enable = "avx2")]
-#[inline]
-fn short_sums<const M: usize>(
-    tile: &[i32],
-    panel: &[Column<i32>],
-    start: &Column<i32>,
-    half: usize,
-) -> CodeSums<M> {
-    let mut sums = [load_words(start, half); M];
-    for (words, column) in tile.as_chunks::<M>().0.iter().zip(panel) {
-        let items = load_words(column, half);
-        for (sums, &word) in sums.iter_mut().zip(words) {
-            let word = _mm256_set1_epi32(word);
-            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(word, items[0]));
-            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(word, items[1]));
+            for (sum, item) in sums.iter_mut().zip(items) {
+                let products = if BYTES {
+                    // pairs fit 16 bits: see `Level::largest_codes`
+                    _mm256_madd_epi16(_mm256_maddubs_epi16(word, item), ones)
+                } else {
+                    _mm256_madd_epi16(word, item)
+                };
+                *sum = _mm256_add_epi32(*sum, products);
+            }
         }
     }
     sums
@@ -167,7 +151,7 @@ fn at_least(sums: [__m256i; 2], bars: [__m256i; 2], half: usize) -> u32 {
 }
 
 #[target_feature(enable = "avx2")]
-pub fn screen_bytes<const M: usize>(
+pub fn screen<const M: usize, const BYTES: bool>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
@@ -177,7 +161,7 @@ pub fn screen_bytes<const M: usize>(
     let (bars, masks) = (&bars[..M], &mut masks[..M]);
     masks.fill(0);
     for half in 0..2 {
-        let sums = byte_sums::<M>(tile, panel, start, half);
+        let sums = code_sums::<M, BYTES>(tile, panel, start, half);
         for row in 0..M {
             masks[row] |= at_least(sums[row], [_mm256_set1_epi32(bars[row]); 2], half);
         }
@@ -185,47 +169,26 @@ pub fn screen_bytes<const M: usize>(
 }
 
 #[target_feature(enable = "avx2")]
-pub fn screen_shorts<const M: usize>(
-    tile: &[i32],
-    panel: &[Column<i32>],
-    start: &Column<i32>,
-    bars: &[i32],
-    masks: &mut [u32],
-) {
-    let (bars, masks) = (&bars[..M], &mut masks[..M]);
-    masks.fill(0);
-    for half in 0..2 {
-        let sums = short_sums::<M>(tile, panel, start, half);
-        for row in 0..M {
-            masks[row] |= at_least(sums[row], [_mm256_set1_epi32(bars[row]); 2], half);
-        }
-    }
-}
-
-#[target_feature(enable = "avx2")]
-#[allow(clippy::too_many_arguments)]
 pub fn bracket<const M: usize>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
-    widths: &Column<i32>,
     bars: &[i32],
-    sure_bars: &[i32],
     masks: &mut [u32],
-    sure: &mut [u32],
+    sure: &mut Sure,
 ) {
-    let (bars, sure_bars) = (&bars[..M], &sure_bars[..M]);
-    let (masks, sure) = (&mut masks[..M], &mut sure[..M]);
+    let (bars, sure_bars) = (&bars[..M], &sure.bars[..M]);
+    let (masks, sure_masks) = (&mut masks[..M], &mut sure.masks[..M]);
     masks.fill(0);
-    sure.fill(0);
+    sure_masks.fill(0);
     for half in 0..2 {
-        let sums = short_sums::<M>(tile, panel, start, half);
-        let widths = load_words(widths, half);
+        let sums = code_sums::<M, false>(tile, panel, start, half);
+        let widths = load_words(sure.widths, half);
         for row in 0..M {
             masks[row] |= at_least(sums[row], [_mm256_set1_epi32(bars[row]); 2], half);
             let bar = _mm256_set1_epi32(sure_bars[row]);
             let bars = widths.map(|width| _mm256_add_epi32(width, bar));
-            sure[row] |= at_least(sums[row], bars, half);
+            sure_masks[row] |= at_least(sums[row], bars, half);
         }
     }
 }

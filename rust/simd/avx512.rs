@@ -6,7 +6,7 @@ use super::x86::{
     _mm512_cmpge_epi32_mask, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
-use super::{Column, LANES, Plain};
+use super::{Column, LANES, Plain, Sure};
 
 type Sums<const M: usize> = [[__m512; 2]; M];
 type CodeSums<const M: usize> = [[__m512i; 2]; M];
@@ -122,8 +122,7 @@ fn at_least(sums: [__m512i; 2], bars: [__m512i; 2]) -> u32 {
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-#[inline]
-fn screen<const M: usize, const BYTES: bool>(
+pub fn screen<const M: usize, const BYTES: bool>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
@@ -138,47 +137,22 @@ fn screen<const M: usize, const BYTES: bool>(
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub fn screen_bytes<const M: usize>(
-    tile: &[i32],
-    panel: &[Column<i32>],
-    start: &Column<i32>,
-    bars: &[i32],
-    masks: &mut [u32],
-) {
-    screen::<M, true>(tile, panel, start, bars, masks);
-}
-
-#[target_feature(enable = "avx512f,avx512vnni")]
-pub fn screen_shorts<const M: usize>(
-    tile: &[i32],
-    panel: &[Column<i32>],
-    start: &Column<i32>,
-    bars: &[i32],
-    masks: &mut [u32],
-) {
-    screen::<M, false>(tile, panel, start, bars, masks);
-}
-
-#[target_feature(enable = "avx512f,avx512vnni")]
-#[allow(clippy::too_many_arguments)]
 pub fn bracket<const M: usize>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
-    widths: &Column<i32>,
     bars: &[i32],
-    sure_bars: &[i32],
     masks: &mut [u32],
-    sure: &mut [u32],
+    sure: &mut Sure,
 ) {
     let sums = code_sums::<M, false>(tile, panel, start);
-    let widths = load_words(widths);
-    let (bars, sure_bars) = (&bars[..M], &sure_bars[..M]);
-    let (masks, sure) = (&mut masks[..M], &mut sure[..M]);
+    let widths = load_words(sure.widths);
+    let (bars, sure_bars) = (&bars[..M], &sure.bars[..M]);
+    let (masks, sure_masks) = (&mut masks[..M], &mut sure.masks[..M]);
     for row in 0..M {
         masks[row] = at_least(sums[row], [_mm512_set1_epi32(bars[row]); 2]);
         let bar = _mm512_set1_epi32(sure_bars[row]);
-        sure[row] = at_least(sums[row], widths.map(|width| _mm512_add_epi32(width, bar)));
+        sure_masks[row] = at_least(sums[row], widths.map(|width| _mm512_add_epi32(width, bar)));
     }
 }
 

@@ -4,7 +4,7 @@
 use super::arm::{
     float32x4_t, uint32x4_t, vaddvq_u32, vandq_u32, vcgeq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_n_f32,
 };
-pub use super::portable::{bracket, screen_bytes, screen_shorts};
+pub use super::portable::{bracket, screen};
 use super::registers::{load_4, load_4_bits, store_4};
 use super::{Column, LANES};
 

@@ -1,6 +1,6 @@
 //! Plain Rust: what defines the results, and what runs where no other instructions are known.
 
-use super::{CHAINS, Column, LANES};
+use super::{CHAINS, Column, LANES, Sure};
 
 /// Items that are summed at once, so that the sums stay in registers.
 const PART: usize = 8;
@@ -106,13 +106,13 @@ fn short_products(query: i32, item: i32) -> i32 {
     a[0] * b[0] + a[1] * b[1]
 }
 
-fn code_sums<const M: usize>(
+fn code_sums<const M: usize, const BYTES: bool>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
     part: usize,
-    products: impl Fn(i32, i32) -> i32,
 ) -> [[i32; PART]; M] {
+    let products = if BYTES { byte_products } else { short_products };
     let mut sums = [start.as_chunks::<PART>().0[part]; M];
     for (words, column) in tile.as_chunks::<M>().0.iter().zip(panel) {
         let column = &column.as_chunks::<PART>().0[part];
@@ -125,7 +125,7 @@ fn code_sums<const M: usize>(
     sums
 }
 
-pub fn screen_bytes<const M: usize>(
+pub fn screen<const M: usize, const BYTES: bool>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
@@ -134,48 +134,29 @@ pub fn screen_bytes<const M: usize>(
 ) {
     masks[..M].fill(0);
     for part in 0..LANES / PART {
-        let sums = code_sums::<M>(tile, panel, start, part, byte_products);
+        let sums = code_sums::<M, BYTES>(tile, panel, start, part);
         for row in 0..M {
             masks[row] |= mask(&sums[row], part, |_, sum| sum >= bars[row]);
         }
     }
 }
 
-pub fn screen_shorts<const M: usize>(
-    tile: &[i32],
-    panel: &[Column<i32>],
-    start: &Column<i32>,
-    bars: &[i32],
-    masks: &mut [u32],
-) {
-    masks[..M].fill(0);
-    for part in 0..LANES / PART {
-        let sums = code_sums::<M>(tile, panel, start, part, short_products);
-        for row in 0..M {
-            masks[row] |= mask(&sums[row], part, |_, sum| sum >= bars[row]);
-        }
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
 pub fn bracket<const M: usize>(
     tile: &[i32],
     panel: &[Column<i32>],
     start: &Column<i32>,
-    widths: &Column<i32>,
     bars: &[i32],
-    sure_bars: &[i32],
     masks: &mut [u32],
-    sure: &mut [u32],
+    sure: &mut Sure,
 ) {
     masks[..M].fill(0);
-    sure[..M].fill(0);
+    sure.masks[..M].fill(0);
     for part in 0..LANES / PART {
-        let sums = code_sums::<M>(tile, panel, start, part, short_products);
+        let sums = code_sums::<M, false>(tile, panel, start, part);
         for row in 0..M {
             masks[row] |= mask(&sums[row], part, |_, sum| sum >= bars[row]);
-            let wide = |lane: usize, sum: i32| sum - widths[lane] >= sure_bars[row];
-            sure[row] |= mask(&sums[row], part, wide);
+            let wide = |lane: usize, sum: i32| sum - sure.widths[lane] >= sure.bars[row];
+            sure.masks[row] |= mask(&sums[row], part, wide);
         }
     }
 }

@@ -8,7 +8,8 @@ use rarec::collisions::collisions;
 use rarec::error::Error;
 use rarec::exclusion::Rows;
 use rarec::histories::Histories;
-use rarec::sampling::{Draw, log_probability, sample_negatives};
+use rarec::probability::log_probability;
+use rarec::sampling::{Draw, sample_negatives};
 use rarec::stratified::stratified_sample;
 use rarec::threads::{Workers, run};
 
