@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::random::Random;
-use crate::simd;
+use crate::simd::{self, Level};
 
 /// A distribution over items in whole units of probability: sums of any items' shares are exact.
 pub trait Distribution: Sync {
@@ -11,6 +11,10 @@ pub trait Distribution: Sync {
 
     /// Return a new draw.
     fn ticket(&self, random: &mut Random) -> Self::Ticket;
+
+    /// Ask memory for what the next draws of `random` need.
+    #[inline]
+    fn prefetch(&self, _random: Random, _n: usize) {}
 
     /// Fill `tickets` with new draws.
     #[inline]
@@ -44,36 +48,49 @@ pub trait Distribution: Sync {
     }
 }
 
+/// Draws worth making side by side.
+const SIDE_BY_SIDE: usize = 8;
+
 /// All items are equally likely: one unit each.
 #[derive(Debug, Clone, Copy)]
 pub struct Uniform {
-    pub n_items: usize,
+    n_items: usize,
+    level: Level,
+}
+
+impl Uniform {
+    /// Return the distribution over a catalogue.
+    ///
+    /// # Errors
+    /// If `RAREC_SIMD` names instructions this processor has not.
+    pub fn new(n_items: usize) -> Result<Self, Error> {
+        let level = Level::choose(None)?;
+        Ok(Self { n_items, level })
+    }
 }
 
 impl Distribution for Uniform {
-    type Ticket = i32;
+    type Ticket = u32;
 
     #[inline]
-    fn ticket(&self, random: &mut Random) -> i32 {
-        random.below(self.n_items as u64) as i32
+    fn ticket(&self, random: &mut Random) -> u32 {
+        random.below(self.n_items as u64) as u32
     }
 
     #[inline]
-    fn tickets(&self, random: &mut Random, tickets: &mut [i32]) {
-        let (pairs, rest) = tickets.as_chunks_mut();
-        for pair in pairs {
-            *pair = random
-                .pair_below(self.n_items as u32)
-                .map(|item| item as i32);
-        }
-        for ticket in rest {
-            *ticket = self.ticket(random);
+    fn tickets(&self, random: &mut Random, tickets: &mut [u32]) {
+        if tickets.len() < SIDE_BY_SIDE {
+            for ticket in tickets {
+                *ticket = self.ticket(random);
+            }
+        } else {
+            random.many_below(self.n_items as u32, tickets, self.level);
         }
     }
 
     #[inline]
-    fn item(&self, ticket: i32) -> i32 {
-        ticket
+    fn item(&self, ticket: u32) -> i32 {
+        ticket as i32
     }
 
     fn n_items(&self) -> usize {
@@ -211,6 +228,13 @@ impl Distribution for AliasTable {
     }
 
     #[inline]
+    fn prefetch(&self, mut random: Random, n: usize) {
+        for _ in 0..n {
+            self.ticket(&mut random);
+        }
+    }
+
+    #[inline]
     fn item(&self, ticket: u64) -> i32 {
         let column = self.columns[(ticket >> 32) as usize];
         let own = u64::from(ticket as u32) < column >> 32;
@@ -283,7 +307,7 @@ mod tests {
         assert_eq!(table.owner(border - 1), 1);
         assert_eq!(table.owner(border), 4);
         assert_eq!(table.owner(table.total() - 1), 4);
-        assert_eq!(Uniform { n_items: 9 }.owner(8), 8);
+        assert_eq!(Uniform::new(9).unwrap().owner(8), 8);
     }
 
     #[test]

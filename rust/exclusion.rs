@@ -263,7 +263,7 @@ mod tests {
         // 0, 5 and 7: the other two are left out everywhere
         let expected: u64 = [0, 5, 7].iter().map(|&item| table.units(item)).sum();
         assert_eq!(excluded().units(&table), expected);
-        assert_eq!(excluded().units(&Uniform { n_items: 10 }), 3);
+        assert_eq!(excluded().units(&Uniform::new(10).unwrap()), 3);
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
             ..excluded()
         };
         assert!(Left::new(&nothing, &table).is_none());
-        assert!(Left::new(&nothing, &Uniform { n_items: 10 }).is_none());
+        assert!(Left::new(&nothing, &Uniform::new(10).unwrap()).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::exclusion::{Excluded, Left};
 use crate::random::Random;
 
 /// Draws of a row that are made together, so that their waits for memory overlap.
-pub const BLOCK: usize = 16;
+const BLOCK: usize = 128;
 /// Draws of a row that may be thrown away, beyond one for each wanted, before it draws from what is
 /// left: those cannot fail, but need a sum over the row's excluded items first.
 const SPARE: usize = 64;

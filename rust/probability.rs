@@ -32,8 +32,7 @@ pub fn log_probability(
         Error::check_length("alias table", rows.n_items(), table.n_items())?;
         return log_probability_in(rows, table, items, out, workers);
     }
-    let n_items = rows.n_items();
-    log_probability_in(rows, &Uniform { n_items }, items, out, workers)
+    log_probability_in(rows, &Uniform::new(rows.n_items())?, items, out, workers)
 }
 
 fn log_probability_in(

@@ -1,14 +1,13 @@
 //! Random numbers that depend on what they are for, not on who draws them first.
 
+use crate::simd::{Level, Plain};
+
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-const STRIDE: u64 = 0xA076_1D64_78BD_642F;
-const SECRET: u64 = 0xE703_7ED1_A0B4_28DB;
 
 /// A stream of random numbers of its own for each (seed, step, row).
 ///
-/// The generator is `wyrand` (Wang Yi 2019, wyhash v4): a counter, and one 64 x 64 bit product of
-/// it. The key is hashed into the start of the counter by the finaliser of `SplitMix64` (Steele,
-/// Lea, Flood 2014).
+/// The generator is `SplitMix64` (Steele, Lea, Flood 2014): a counter and a hash of it, so that many
+/// numbers can be made side by side. The key is hashed into the start of the counter.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,
@@ -30,9 +29,8 @@ impl Random {
     /// Return 64 random bits.
     #[inline]
     pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(STRIDE);
-        let product = u128::from(self.state) * u128::from(self.state ^ SECRET);
-        (product >> 64) as u64 ^ product as u64
+        self.state = self.state.wrapping_add(GOLDEN);
+        mix(self.state)
     }
 
     /// Return a number from `0..bound`, each equally likely, and 64 more bits that are even for
@@ -58,18 +56,37 @@ impl Random {
         self.split(bound).0
     }
 
-    /// Return two numbers from `0..bound` made of one draw of 64 bits, each equally likely; `bound`
-    /// must not be 0.
+    /// Fill `out` with numbers from `0..bound`, each equally likely; `bound` must not be 0.
+    ///
+    /// One draw of 64 bits makes two of them, one in each half of `out`.
     #[inline]
-    pub fn pair_below(&mut self, bound: u32) -> [u32; 2] {
-        loop {
-            let bits = self.bits();
-            let products =
-                [bits & u64::from(u32::MAX), bits >> 32].map(|half| half * u64::from(bound));
-            // as in `split`; with both halves even, so are pairs of them
-            let low = (products[0] as u32).min(products[1] as u32);
-            if low >= bound || low >= bound.wrapping_neg() % bound {
-                return products.map(|product| (product >> 32) as u32);
+    pub fn many_below(&mut self, bound: u32, out: &mut [u32], level: Level) {
+        let (low, high) = out.split_at_mut(out.len().div_ceil(2));
+        let many = Many {
+            state: self.state,
+            bound,
+            low,
+            high,
+        };
+        let lowest = level.wide(many);
+        let before = self.state;
+        self.state = before.wrapping_add(GOLDEN.wrapping_mul(out.len().div_ceil(2) as u64));
+        // as in `split`
+        if lowest < bound && lowest < bound.wrapping_neg() % bound {
+            self.replace_uneven(before, bound, out);
+        }
+    }
+
+    /// Draw those numbers anew that come up once too often.
+    #[cold]
+    fn replace_uneven(&mut self, before: u64, bound: u32, out: &mut [u32]) {
+        let threshold = bound.wrapping_neg() % bound;
+        let (low, high) = out.split_at_mut(out.len().div_ceil(2));
+        for (half, out) in [low, high].into_iter().enumerate() {
+            for (place, out) in out.iter_mut().enumerate() {
+                if (halves(before, place, bound)[half] as u32) < threshold {
+                    *out = self.below(u64::from(bound)) as u32;
+                }
             }
         }
     }
@@ -81,11 +98,51 @@ impl Random {
     }
 }
 
-#[inline]
+#[allow(clippy::inline_always)]
+#[inline(always)]
 fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     value ^ (value >> 31)
+}
+
+/// Return the products of a bound and the two halves of the word in a place.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn halves(before: u64, place: usize, bound: u32) -> [u64; 2] {
+    let word = mix(before.wrapping_add(GOLDEN.wrapping_mul(place as u64 + 1)));
+    [word & u64::from(u32::MAX), word >> 32].map(|half| half * u64::from(bound))
+}
+
+struct Many<'a> {
+    state: u64,
+    bound: u32,
+    low: &'a mut [u32],
+    high: &'a mut [u32],
+}
+
+impl Plain for Many<'_> {
+    /// The lowest low half of a product.
+    type Output = u32;
+
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn run(self) -> u32 {
+        let mut lowest = u32::MAX;
+        let both = self.low.iter_mut().zip(self.high.iter_mut());
+        for (place, (low, high)) in both.enumerate() {
+            let [first, second] = halves(self.state, place, self.bound);
+            (*low, *high) = ((first >> 32) as u32, (second >> 32) as u32);
+            lowest = lowest.min(first as u32).min(second as u32);
+        }
+        // of an odd number of numbers, the last word makes one
+        if let Some(low) = self.low.get_mut(self.high.len()) {
+            let [first, _] = halves(self.state, self.high.len(), self.bound);
+            *low = (first >> 32) as u32;
+            lowest = lowest.min(first as u32);
+        }
+        lowest
+    }
 }
 
 #[cfg(test)]
@@ -172,26 +229,51 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_even_where_rejection_is_frequent() {
+    fn many_are_even_where_rejection_is_frequent() {
         // 2**32 is 2.67 times the bound: without rejection some numbers come up thrice, others twice
         let bound = 3 << 29;
-        let mut counts = [0_i64; 9];
+        let level = Level::choose(None).unwrap();
+        let mut places = [0_i64; 9];
+        let mut thirds = [0_i64; 3];
         let mut random = Random::new(5, 0, 0);
-        for _ in 0..90_000 {
-            let [first, second] = random.pair_below(bound).map(|number| number >> 29);
-            counts[(first * 3 + second) as usize] += 1;
-        }
-        // 8 degrees of freedom: 31.8 has p = 1e-4
-        assert!(chi_square(&counts) < 31.8, "{counts:?}");
-        // and the numbers themselves, modulo 3: the places a product without rejection favours
-        let mut counts = [0_i64; 3];
-        for _ in 0..45_000 {
-            for number in random.pair_below(bound) {
-                counts[(number % 3) as usize] += 1;
+        for _ in 0..1000 {
+            let mut numbers = [0; 90];
+            random.many_below(bound, &mut numbers, level);
+            for number in numbers {
+                assert!(number < bound);
+                places[(number / (1 << 29) * 3 + number % 3) as usize] += 1;
+                // the places a product without rejection favours
+                thirds[(number % 3) as usize] += 1;
             }
         }
-        // 2 degrees of freedom: 18.4 has p = 1e-4
-        assert!(chi_square(&counts) < 18.4, "{counts:?}");
+        // 8 and 2 degrees of freedom: 31.8 and 18.4 have p = 1e-4
+        assert!(chi_square(&places) < 31.8, "{places:?}");
+        assert!(chi_square(&thirds) < 18.4, "{thirds:?}");
+    }
+
+    #[test]
+    fn many_are_the_same_with_all_instructions_and_those_of_single_draws() {
+        for (length, bound) in [(0, 7), (1, 7), (2, 1), (7, 3 << 29), (99, 1_000_000)] {
+            for (row, level) in Level::available().into_iter().enumerate() {
+                let mut random = Random::new(7, length as u64, 0);
+                let mut words = random.clone();
+                let mut numbers = vec![0; length];
+                random.many_below(bound, &mut numbers, level);
+                let words: Vec<u64> = (0..length.div_ceil(2)).map(|_| words.bits()).collect();
+                let halves = words.iter().map(|word| word & 0xFFFF_FFFF);
+                let halves = halves.chain(words.iter().map(|word| word >> 32));
+                let mut uneven = 0;
+                for (&number, half) in numbers.iter().zip(halves) {
+                    let product = half * u64::from(bound);
+                    if product as u32 >= bound.wrapping_neg() % bound {
+                        assert_eq!(u64::from(number), product >> 32, "{row}");
+                    } else {
+                        uneven += 1;
+                    }
+                }
+                assert_eq!(uneven > 0, bound == 3 << 29);
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
 use crate::exclusion::Rows;
-use crate::filling::{BLOCK, Filling, Marks};
+use crate::filling::{Filling, Marks};
 use crate::probability::common_units;
 use crate::random::Random;
 use crate::threads::Workers;
@@ -18,6 +18,8 @@ const MIN_ROWS: usize = 32;
 const FILTERED: usize = 16;
 /// ... unless they are more than so many times the draws.
 const FILTER_SHARE: usize = 16;
+/// Fewer draws than this of one row are too few for their waits for memory to overlap.
+const FEW: usize = 16;
 /// Draws between two looks at whether to go on.
 const STRETCH: usize = 1 << 16;
 /// Nanoseconds a piece of work takes, and those of a row and of a draw, roughly.
@@ -61,8 +63,7 @@ pub fn sample_negatives<T: From<i32> + Send>(
         Error::check_length("alias table", rows.n_items(), table.n_items())?;
         return Sampling::new(rows, table, draw, workers).fill(out, log_q);
     }
-    let n_items = rows.n_items();
-    Sampling::new(rows, &Uniform { n_items }, draw, workers).fill(out, log_q)
+    Sampling::new(rows, &Uniform::new(rows.n_items())?, draw, workers).fill(out, log_q)
 }
 
 struct Sampling<'a, D> {
@@ -147,12 +148,9 @@ impl<'a, D: Distribution> Sampling<'a, D> {
     #[inline]
     fn prefetch(&self, row: usize) {
         self.rows.prefetch_items(row);
-        if self.draw.n < BLOCK {
-            // the tickets are drawn anew later: what they ask memory for is then here
-            let mut random = self.random(row);
-            for _ in 0..self.draw.n {
-                self.distribution.ticket(&mut random);
-            }
+        if self.draw.n < FEW {
+            // the same numbers are drawn anew when it is the row's turn
+            self.distribution.prefetch(self.random(row), self.draw.n);
         }
     }
 
