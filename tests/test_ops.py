@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rarec import ops
+from rarec.ops import choice
 
 
 def spelled_out(
@@ -95,6 +98,99 @@ def test_masks_match_the_formula(shape: dict, causal: bool, mask: Tensor | None)
     allowed = allowed & CAUSAL if causal else allowed
     actual = ops.prefix_attention(*inputs, mask=mask, causal=causal)
     assert_same(actual, spelled_out(*inputs, added=hidden(allowed)), inputs)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 5, 9])
+def test_a_window_matches_the_formula(causal: bool, window: int) -> None:
+    inputs = make_inputs(n_key_heads=2, shared=True)
+    place = torch.arange(6)
+    near = (place[:, None] - place[None, :]).abs() < window
+    added = hidden(RIGHT & near & CAUSAL if causal else RIGHT & near)
+    actual = ops.prefix_attention(*inputs, mask=RIGHT, causal=causal, window=window)
+    assert_same(actual, spelled_out(*inputs, added=added), inputs)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_own_prefix_stands_after_the_other(shared: bool) -> None:
+    inputs = make_inputs(n_key_heads=2, shared=shared)
+    own = [x.detach().requires_grad_() for x in make_inputs(n_key_heads=2, n_prefix=2)[3:]]
+    actual = ops.prefix_attention(*inputs, own_key=own[0], own_value=own[1], mask=LEFT)
+    joined = [
+        torch.cat([prefix.expand(3, -1, -1, -1), rows], dim=2)
+        for prefix, rows in zip(inputs[3:], own, strict=True)
+    ]
+    expected = spelled_out(*inputs[:3], *joined, added=hidden(LEFT.expand(3, 1, 6, 6)))
+    assert_same(actual, expected, [*inputs, *own])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 3])
+def test_packed_texts_see_themselves_alone(shared: bool, causal: bool, window: int | None) -> None:
+    lengths = [4, 0, 6, 1]
+    packed = ops.Packed.of(torch.arange(6) < torch.tensor(lengths)[:, None])
+    assert (packed.offsets.tolist(), packed.longest) == ([0, 4, 4, 10, 11], 6)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 4, 11, 5), *[(1, 2, 11, 5)] * 2, *[(1 if shared else 4, 2, 3, 5)] * 2]
+    shapes += [(4, 2, 2, 5)] * 2
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in shapes
+    ]
+    *five, own_key, own_value = inputs
+    actual = ops.prefix_attention(
+        *five, own_key=own_key, own_value=own_value, packed=packed, causal=causal, window=window
+    )
+    parts = []
+    for row, text in enumerate(zip(*(x.split(lengths, dim=2) for x in five[:3]), strict=True)):
+        prefix = [x if shared else x[row : row + 1] for x in five[3:]]
+        own = {"own_key": own_key[row : row + 1], "own_value": own_value[row : row + 1]}
+        parts.append(ops.prefix_attention(*text, *prefix, **own, causal=causal, window=window))
+    assert_same(actual, torch.cat(parts, dim=2), inputs)
+
+
+def test_packed_texts_are_padded_and_back() -> None:
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    packed = ops.Packed.of(mask)
+    tokens = torch.arange(1.0, 4.0)[:, None].requires_grad_()
+    table = packed.pad(tokens)
+    assert table[..., 0].tolist() == [[1, 2], [0, 0], [3, 0]]
+    assert packed.positions.tolist() == [0, 1, 0]
+    assert torch.equal(packed.unpad(table), tokens)
+    assert torch.autograd.gradcheck(lambda x: packed.unpad(packed.pad(x) * 2), [tokens.double()])
+
+
+def test_autocast_takes_all_inputs_in_its_dtype() -> None:
+    inputs = [x.detach().float() for x in make_inputs()]
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = ops.prefix_attention(inputs[0].bfloat16(), *inputs[1:])
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, ops.prefix_attention(*(x.bfloat16() for x in inputs)))
+
+
+def test_the_choice_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(choice, "_has_triton", lambda: True)
+    half = ops.Case(device="cuda", dtype=torch.bfloat16, dim=64)
+    assert ops.choose(half).implementation == "fused"
+    for changes, reason in [
+        ({"device": "cpu"}, "device cpu"),
+        ({"dtype": torch.float32}, "float32"),
+        ({"dtype": torch.float64}, "dtype torch.float64"),
+        ({"dim": 129}, "head dimension 129"),
+        ({"n_prefix": 65}, "65 prefix tokens"),
+        ({"n_text": 257}, "more than 256 tokens"),
+        ({"other": "a dense mask"}, "a dense mask"),
+    ]:
+        got = ops.choose(replace(half, **changes))
+        assert got.implementation == "reference"
+        assert reason in got.reason
+    # a mask would take the flash attention away
+    assert ops.choose(replace(half, n_text=257, packed=True)).implementation == "fused"
+    assert (
+        ops.choose(replace(half, dtype=torch.float32), "fused").reason == "implementation says so"
+    )
 
 
 @pytest.mark.parametrize("lowest", [float("-inf"), torch.finfo(torch.float64).min])
@@ -248,8 +344,8 @@ def test_it_says_what_is_wrong_with_tensors() -> None:
         ((query, key[:2], value[:2], prefix_key, prefix_value), "expected key and value"),
         ((query[:, :3], key, value, prefix_key, prefix_value), "h a multiple of h_kv, got 3 and 2"),
         ((query, key[:, :, :5], value[:, :, :5], prefix_key, prefix_value), "got 6 and 5"),
-        ((query, key, value, prefix_key[:2], prefix_value[:2]), r"\[3 or 1, 2, S, 5\]"),
-        ((query, key, value, prefix_key, prefix_value[:, :, 1:]), r"\[3 or 1, 2, S, 5\]"),
+        ((query, key, value, prefix_key[:2], prefix_value[:2]), r"\[1 or 3, 2, S, 5\]"),
+        ((query, key, value, prefix_key, prefix_value[:, :, 1:]), r"\[1 or 3, 2, S, 5\]"),
         ((query, key, value, prefix_key.float(), prefix_value), "one float dtype"),
         ((query, key, value, prefix_key.to("meta"), prefix_value), "one device"),
     ]
@@ -270,7 +366,11 @@ def test_it_says_what_is_wrong_with_tensors() -> None:
         ({"padding": (torch.zeros(3), torch.zeros(3))}, "padding as two int32"),
         ({"padding": (torch.zeros(2, dtype=torch.int32),) * 2}, "padding as two int32"),
         ({"padding": (torch.zeros(3, dtype=torch.int32),) * 2, "mask": RIGHT}, "got both"),
-        ({"mask": RIGHT.to("meta")}, "mask, padding and bias on cpu"),
+        ({"mask": RIGHT.to("meta")}, "mask, padding, packed and bias on cpu"),
+        ({"window": 0}, "window >= 1"),
+        ({"own_key": torch.zeros(3, 4, 1, 5)}, "own_key and own_value or neither"),
+        ({"own_key": torch.zeros(1, 4, 1, 5), "own_value": torch.zeros(1, 4, 1, 5)}, r"\[3, 4, S"),
+        ({"packed": ops.Packed(torch.zeros(2, dtype=torch.int32), 6)}, "B = 1 and Q = T"),
         ({"dropout": 1.0}, "dropout in"),
         ({"softcap": 0.0}, "softcap > 0"),
         ({"implementation": "flash"}, r"\['reference', 'fused'\], got 'flash'"),
@@ -303,7 +403,7 @@ def test_the_fused_one_says_why_it_cannot_run_on_this_machine(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=r"device cpu|no triton"):
         ops.prefix_attention(*inputs, implementation="fused")
-    monkeypatch.setattr(ops.importlib.util, "find_spec", lambda *_: None)
+    monkeypatch.setattr(choice, "_has_triton", lambda: False)
     with pytest.raises(ValueError, match="no triton"):
         ops.prefix_attention(*inputs, implementation="fused")
     wide = [x.detach().float() for x in make_inputs(dim=130)]
