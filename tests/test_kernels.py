@@ -1,17 +1,20 @@
 """The fused prefix attention against the reference in float64; interpreted where there is no GPU.
 
 `TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/test_kernels.py`: the variable must be set before
-triton is imported, and more than one BLAS thread makes the interpreter many times slower.
+triton is imported, and more than one BLAS thread makes the interpreter many times slower. Which
+mistakes these tests find: `python -m tests.kernel_mutants`.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
@@ -19,14 +22,11 @@ if not INTERPRETED and not torch.cuda.is_available():
 pytest.importorskip("triton", reason="KERNELS NOT TESTED: triton is not installed")
 
 from rarec import ops  # noqa: E402
-from rarec.kernels.prefix_attention import (  # noqa: E402
-    Tile,
-    prefix_attention,
-    prefix_attention_forward,
-)
+from rarec.kernels.prefix_attention import prefix_attention  # noqa: E402
+from rarec.kernels.tiles import Tile  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+NAMES = ("query", "key", "value", "prefix_key", "prefix_value", "own_key", "own_value")
 SMALL = Tile(16, 16, 4, 1)
 WIDE = Tile(16, 32, 4, 1)
 TALL = Tile(32, 16, 4, 1)
@@ -43,26 +43,47 @@ def inside_nan(values: Tensor, *, by_token: bool = False) -> Tensor:
     return view.transpose(1, 2) if by_token else view
 
 
+@dataclass
+class Inputs:
+    """Float inputs in the order of `NAMES`, and the options they are for."""
+
+    tensors: list[Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, function: Any, tensors: list[Tensor] | None = None, **more: Any) -> Tensor:
+        """Return what a prefix attention makes of the inputs, or of others in their place."""
+        *five, own_key, own_value = self.tensors if tensors is None else tensors
+        own = {} if own_key.shape[2] == 0 else {"own_key": own_key, "own_value": own_value}
+        return function(*five, **own, **self.options, **more)
+
+
 def make_inputs(
     n_text: int,
     n_prefix: int,
     dim: int,
     *,
+    n_own: int = 0,
     n_batch: int = 2,
     group: int = 1,
     shared: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> list[Tensor]:
+    **options: Any,
+) -> Inputs:
     generator = torch.Generator().manual_seed(n_text + n_prefix + dim)
+    packed = options.get("packed")
+    n_rows = n_batch if packed is None else len(packed)
+    n_batch = n_batch if packed is None else 1
     text = (n_batch, 2, n_text, dim)
-    prefix = (1 if shared else n_batch, 2, n_prefix, dim)
-    shapes = ((n_batch, 2 * group, n_text, dim), text, text, prefix, prefix)
+    prefix = (1 if shared else n_rows, 2, n_prefix, dim)
+    own = (n_rows, 2, n_own, dim)
+    shapes = ((n_batch, 2 * group, n_text, dim), text, text, prefix, prefix, own, own)
     values = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes)
     # text as Hugging Face hands it over, a transposed view; the prefix as plain rows
-    return [
+    tensors = [
         inside_nan(value, by_token=number < 3).requires_grad_()
         for number, value in enumerate(values)
     ]
+    return Inputs(tensors, options)
 
 
 def spans(*pairs: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -71,63 +92,81 @@ def spans(*pairs: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return start, length
 
 
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
-    assert actual.shape == expected.shape
-    if expected.numel() == 0:
-        return
-    difference = (actual.double() - expected.double()).abs().max().item()
-    # the floor: a softmax over one key has a gradient of exactly zero
-    bound = tolerance * max(expected.abs().max().item(), 1.0)
-    assert difference <= bound, f"{name}: {difference:.2e} > {bound:.2e}"
+def packed_texts(*lengths: int) -> ops.Packed:
+    offsets = torch.tensor([0, *lengths], dtype=torch.int32, device=DEVICE).cumsum(0)
+    return ops.Packed(offsets.int(), max(lengths))
 
 
-def assert_matches(
-    inputs: list[Tensor], tile: Tile, *, tolerance: float | None = None, **options: Any
-) -> None:
-    """Check values and all gradients against float64 autograd of the reference."""
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = ops.prefix_attention_reference(*exact, **options)
-    actual = prefix_attention(*inputs, tile=tile, **options)
-    tolerance = TOLERANCE[actual.dtype] if tolerance is None else tolerance
-    assert_near(actual, expected, tolerance, "result")
-
+def gradients(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """Return the gradients for one random gradient of the result, not contiguous."""
     generator = torch.Generator().manual_seed(0)
-    gradient = inside_nan(
-        torch.randn(actual.shape, generator=generator).to(DEVICE, actual.dtype), by_token=True
-    )
-    theirs = torch.autograd.grad(expected, exact, gradient.double(), materialize_grads=True)
-    ours = torch.autograd.grad(actual, inputs, gradient)
-    names = ("query", "key", "value", "prefix_key", "prefix_value")
-    for name, one, other in zip(names, ours, theirs, strict=True):
-        assert one.dtype == actual.dtype
-        assert_near(one, other, tolerance, f"gradient of {name}")
+    gradient = torch.randn(out.shape, generator=generator).to(DEVICE, out.dtype)
+    gradient = inside_nan(gradient, by_token=True)
+    return list(torch.autograd.grad(out, tensors, gradient, materialize_grads=True))
+
+
+def assert_matches(inputs: Inputs, tile: Tile, *, tolerance: float | None = None) -> None:
+    """Check values and gradients against float64 autograd of the reference.
+
+    The error is at most twice (values) and three times (gradients) that of the reference in the
+    inputs' own dtype, with a floor of `tolerance`, relative to the largest number.
+    """
+    dtype = inputs.tensors[0].dtype
+    floor = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
+    floor = floor if tolerance is None else tolerance
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs.tensors]
+    results = []
+    for tensors, function, more in (
+        (exact, ops.prefix_attention_reference, {}),
+        (inputs.tensors, ops.prefix_attention_reference, {}),
+        (inputs.tensors, prefix_attention, {"tile": tile}),
+    ):
+        out = inputs.run(function, tensors, **more)
+        results.append([out, *gradients(out, tensors)])
+    for name, truth, plain, ours in zip(("result", *NAMES), *results, strict=True):
+        assert ours.shape == truth.shape
+        assert ours.dtype == dtype
+        if truth.numel() == 0:
+            continue
+        # the floor: a softmax over one key has a gradient of exactly zero
+        size = max(truth.abs().max().item(), 1.0)
+        error, usual = ((x.double() - truth).abs().max().item() for x in (ours, plain))
+        allowed = max((2 if name == "result" else 3) * usual, floor * size)
+        assert error <= allowed, f"{name}: {error:.2e} > {allowed:.2e}"
 
 
 @pytest.mark.parametrize(
-    ("n_text", "n_prefix", "dim", "group", "shared", "causal", "tile"),
+    ("n_text", "n_prefix", "n_own", "dim", "group", "shared", "causal", "tile"),
     [
-        (1, 3, 32, 1, True, False, SMALL),
-        (1, 0, 32, 1, False, True, SMALL),
-        (15, 1, 48, 2, False, True, SMALL),
-        (16, 16, 32, 1, True, True, WIDE),
-        (17, 3, 64, 2, True, False, TALL),
-        (33, 0, 48, 2, False, True, WIDE),
-        (33, 0, 32, 1, True, False, TALL),
-        (35, 16, 64, 1, False, True, TALL),
-        (35, 19, 32, 2, True, True, SMALL),
+        (1, 3, 0, 32, 1, True, False, SMALL),
+        (1, 0, 2, 32, 1, True, True, SMALL),
+        (15, 1, 0, 48, 2, False, True, SMALL),
+        (16, 15, 1, 32, 1, True, True, WIDE),
+        (16, 16, 1, 64, 4, True, False, SMALL),
+        (17, 8, 3, 64, 2, True, False, TALL),
+        (17, 3, 2, 80, 1, False, True, WIDE),
+        (33, 0, 0, 48, 2, False, True, WIDE),
+        (33, 0, 0, 32, 1, True, False, TALL),
+        (35, 16, 0, 64, 1, False, True, TALL),
+        (35, 40, 24, 32, 2, True, True, SMALL),
+        (35, 0, 3, 32, 4, True, False, WIDE),
+        (20, 3, 0, 128, 1, True, True, SMALL),
     ],
 )
 def test_values_and_gradients(
     n_text: int,
     n_prefix: int,
+    n_own: int,
     dim: int,
     group: int,
     shared: bool,
     causal: bool,
     tile: Tile,
 ) -> None:
-    inputs = make_inputs(n_text, n_prefix, dim, group=group, shared=shared)
-    assert_matches(inputs, tile, causal=causal, scale=0.3)
+    inputs = make_inputs(
+        n_text, n_prefix, dim, n_own=n_own, group=group, shared=shared, causal=causal, scale=0.3
+    )
+    assert_matches(inputs, tile)
 
 
 @pytest.mark.parametrize("n_prefix", [0, 3])
@@ -136,39 +175,67 @@ def test_values_and_gradients(
 def test_spans_of_every_kind(n_prefix: int, causal: bool, tile: Tile) -> None:
     # full, right padding, left padding, in the middle, one token, none
     padding = spans((0, 35), (0, 17), (18, 17), (15, 4), (34, 1), (5, 0))
-    inputs = make_inputs(35, n_prefix, 32, n_batch=6, group=2, shared=n_prefix == 3)
-    assert_matches(inputs, tile, padding=padding, causal=causal)
+    options = {"padding": padding, "causal": causal}
+    shared = n_prefix == 3
+    inputs = make_inputs(35, n_prefix, 32, n_batch=6, group=2, shared=shared, **options)
+    assert_matches(inputs, tile)
+
+
+@pytest.mark.parametrize("n_prefix", [0, 3])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("tile", [WIDE, TALL], ids=["wide", "tall"])
+def test_packed_texts(n_prefix: int, causal: bool, tile: Tile) -> None:
+    # one tile, several, one token, none, whole tiles
+    packed = packed_texts(7, 35, 1, 0, 32)
+    shared = n_prefix == 3
+    options = {"n_own": 2 if shared else 0, "packed": packed, "causal": causal}
+    assert_matches(make_inputs(75, n_prefix, 32, group=2, shared=shared, **options), tile)
+
+
+@pytest.mark.parametrize("n_prefix", [0, 3])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("window", "tile"), [(1, SMALL), (5, WIDE), (17, TALL), (90, SMALL)])
+def test_windows(n_prefix: int, causal: bool, window: int, tile: Tile) -> None:
+    options = {"window": window, "causal": causal, "padding": spans((0, 52), (9, 40))}
+    assert_matches(make_inputs(52, n_prefix, 32, shared=True, **options), tile)
+
+
+def test_windows_in_packed_texts() -> None:
+    options = {"packed": packed_texts(40, 3, 33), "window": 9, "causal": True}
+    assert_matches(make_inputs(76, 3, 32, n_own=1, shared=True, **options), WIDE)
 
 
 def test_spans_are_cut_to_the_text() -> None:
     padding = spans((12, 90), (-20, 25))
-    assert_matches(make_inputs(19, 3, 32), SMALL, padding=padding, causal=True)
+    assert_matches(make_inputs(19, 3, 32, padding=padding, causal=True), SMALL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shared", [False, True])
 def test_half_precision(dtype: torch.dtype, shared: bool) -> None:
-    inputs = make_inputs(33, 9, 48, group=2, shared=shared, dtype=dtype)
-    assert_matches(inputs, SMALL, padding=spans((0, 20), (2, 31)), causal=True)
+    options = {"padding": spans((0, 20), (2, 31)), "causal": True}
+    inputs = make_inputs(33, 9, 48, n_own=2, group=2, shared=shared, dtype=dtype, **options)
+    assert_matches(inputs, SMALL)
 
 
 @pytest.mark.parametrize("n_prefix", [0, 3])
-def test_logits_far_below_zero(n_prefix: int) -> None:
-    inputs = make_inputs(18, n_prefix, 32)
+@pytest.mark.parametrize("causal", [False, True])
+def test_logits_far_below_zero(n_prefix: int, causal: bool) -> None:
+    options = {"padding": spans((0, 11), (4, 14)), "causal": causal}
+    inputs = make_inputs(18, n_prefix, 32, **options)
     with torch.no_grad():
-        for tensor, value in zip(inputs, (5.0, -5.0, 1.0, -5.0, 1.0), strict=True):
+        for tensor, value in zip(inputs.tensors[:5], (5.0, -5.0, 1.0, -5.0, 1.0), strict=True):
             # all logits near -5 * 5 * 32 / sqrt(32) = -141: padding at logit 0 would win
             tensor.mul_(0.05).add_(value)
     # a logit of 141 is known to 1e-5 in float32, and so are the weights
-    assert_matches(inputs, SMALL, tolerance=1e-4, padding=spans((0, 11), (4, 14)))
+    assert_matches(inputs, SMALL, tolerance=1e-4)
 
 
 def test_padded_rows_are_zero_and_their_sum_infinite() -> None:
-    query, key, value, *prefix = (tensor.detach() for tensor in make_inputs(20, 3, 48))
+    tensors = [tensor.detach() for tensor in make_inputs(20, 3, 48).tensors]
     start, length = spans((4, 9), (0, 0))
-    out, lse = prefix_attention_forward(
-        query, key, value, prefix[0], prefix[1], start, length, causal=False, scale=0.1, tile=SMALL
-    )
+    options = (start, length, 20, False, False, 0, 0.1, list(SMALL))
+    out, lse = torch.ops.rarec.prefix_attention(*tensors, *options)
     absent = torch.ones(2, 20, dtype=torch.bool, device=DEVICE)
     absent[0, 4:13] = False
     assert out.transpose(1, 2)[absent].eq(0.0).all()
@@ -176,42 +243,118 @@ def test_padded_rows_are_zero_and_their_sum_infinite() -> None:
     assert lse.transpose(1, 2)[~absent].isfinite().all()
 
 
-def test_same_bits_twice() -> None:
-    inputs = make_inputs(35, 9, 32, group=2, shared=True)
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_is_written_beside_the_result(packed: bool) -> None:
+    options = {"packed": packed_texts(21, 14)} if packed else {"padding": spans((0, 35), (5, 9))}
+    inputs = make_inputs(35, 3, 48, group=2, **options)
+    buffers: list[Tensor] = []
+    plain = torch.empty_like
 
-    def run() -> tuple[Tensor, ...]:
-        out = prefix_attention(*inputs, causal=True, tile=SMALL)
-        return out, *torch.autograd.grad(out.square().sum(), inputs)
+    def guarded(like: Tensor, **keywords: Any) -> Tensor:
+        """Return a tensor laid out like `like` inside a buffer of a known number."""
+        if like.ndim != 4:
+            return plain(like, **keywords)
+        buffer = like.new_full([size + 2 for size in like.transpose(1, 2).shape], 7.0)
+        buffers.append(buffer)
+        return buffer[tuple(slice(1, -1) for _ in range(4))].transpose(1, 2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty_like", guarded)
+        out = inputs.run(prefix_attention, tile=SMALL)
+        torch.autograd.grad(out.sum(), inputs.tensors[:5])
+    assert len(buffers) == 4
+    for buffer in buffers:
+        inner = tuple(slice(1, -1) for _ in range(4))
+        margin = torch.ones_like(buffer, dtype=torch.bool)
+        margin[inner] = False
+        assert buffer[margin].eq(7.0).all()
+        assert buffer[inner].isfinite().all()
+
+
+def test_same_bits_twice() -> None:
+    inputs = make_inputs(35, 9, 32, n_own=2, group=2, shared=True, causal=True)
+
+    def run() -> list[Tensor]:
+        out = inputs.run(prefix_attention, tile=SMALL)
+        return [out, *gradients(out, inputs.tensors)]
 
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (4,), (3, 4)])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (6,), (3, 4), (1, 5)])
 def test_gradients_of_some_inputs_are_those_of_all(wanted: tuple[int, ...]) -> None:
-    inputs = make_inputs(17, 3, 32, shared=True)
-    every = torch.autograd.grad(prefix_attention(*inputs, tile=SMALL).square().sum(), inputs)
-    some = [tensor if i in wanted else tensor.detach() for i, tensor in enumerate(inputs)]
-    out = prefix_attention(*some, tile=SMALL)
-    gradients = torch.autograd.grad(out.square().sum(), [some[i] for i in wanted])
-    for gradient, i in zip(gradients, wanted, strict=True):
+    inputs = make_inputs(17, 3, 32, n_own=2, shared=True)
+    every = gradients(inputs.run(prefix_attention, tile=SMALL), inputs.tensors)
+    some = [x if i in wanted else x.detach() for i, x in enumerate(inputs.tensors)]
+    out = inputs.run(prefix_attention, some, tile=SMALL)
+    for gradient, i in zip(gradients(out, [some[i] for i in wanted]), wanted, strict=True):
         assert torch.equal(gradient, every[i])
 
 
 def test_ops_runs_it_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = make_inputs(21, 3, 32, group=2, shared=True)
-    padding = spans((0, 21), (3, 10))
-    expected = ops.prefix_attention(*inputs, padding=padding, causal=True)
-    actual = ops.prefix_attention(*inputs, padding=padding, causal=True, implementation="fused")
-    assert_near(actual, expected, TOLERANCE[torch.float32], "result")
+    inputs = make_inputs(21, 3, 32, group=2, shared=True, padding=spans((0, 21), (3, 10)))
+    expected = inputs.run(ops.prefix_attention, implementation="reference")
+    actual = inputs.run(ops.prefix_attention, implementation="fused")
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=5e-6)
     # two implementations, two roundings: equal bits would mean that one ran twice
     assert not torch.equal(actual, expected)
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fused")
-    assert torch.equal(ops.prefix_attention(*inputs, padding=padding, causal=True), actual)
+    assert torch.equal(inputs.run(ops.prefix_attention), actual)
 
 
 def test_an_empty_batch_and_an_axis_with_strides() -> None:
-    empty = [tensor.detach()[:0] for tensor in make_inputs(4, 3, 32)]
-    assert prefix_attention(*empty).shape == (0, 2, 4, 32)
-    inputs = [tensor.detach().mT.contiguous().mT for tensor in make_inputs(19, 3, 32)]
-    assert inputs[0].stride(-1) != 1
-    assert_matches([tensor.requires_grad_() for tensor in inputs], SMALL)
+    empty = make_inputs(4, 3, 32)
+    empty.tensors = [tensor.detach()[:0].requires_grad_() for tensor in empty.tensors]
+    out = empty.run(prefix_attention)
+    assert out.shape == (0, 2, 4, 32)
+    assert torch.autograd.grad(out.sum(), empty.tensors[:5])[3].shape == (0, 2, 3, 32)
+    inputs = make_inputs(19, 3, 32)
+    inputs.tensors = [x.detach().mT.contiguous().mT.requires_grad_() for x in inputs.tensors]
+    assert inputs.tensors[0].stride(-1) != 1
+    assert_matches(inputs, SMALL)
+
+
+def test_torch_knows_its_shapes_strides_and_gradients() -> None:
+    inputs = make_inputs(17, 3, 32, n_own=2, group=2, shared=True)
+    start, length = spans((0, 17), (4, 9))
+    options = (start, length, 17, False, True, 5, 0.2, list(SMALL))
+    torch.library.opcheck(
+        torch.ops.rarec.prefix_attention.default,
+        (*inputs.tensors, *options),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+def test_it_is_one_operation_to_the_compiler() -> None:
+    inputs = make_inputs(17, 3, 32, n_own=2, shared=True, causal=True)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(
+        lambda *tensors: inputs.run(prefix_attention, list(tensors)), backend=keep, fullgraph=True
+    )
+    out = compiled(*inputs.tensors)
+    assert torch.equal(out, inputs.run(prefix_attention))
+    targets = [node.target for node in graphs[0].graph.nodes]
+    assert targets.count(torch.ops.rarec.prefix_attention.default) == 1
+
+
+def test_checkpointing_and_autocast_change_nothing() -> None:
+    inputs = make_inputs(17, 3, 32, n_own=2, shared=True, dtype=torch.bfloat16)
+    plain = inputs.run(ops.prefix_attention, implementation="fused")
+    floats = [x.detach().float().requires_grad_() for x in inputs.tensors]
+    with torch.autocast(DEVICE, torch.bfloat16):
+        out = checkpoint(
+            lambda *tensors: inputs.run(
+                ops.prefix_attention, list(tensors), implementation="fused"
+            ),
+            *floats,
+            use_reentrant=False,
+        )
+    assert torch.equal(out, plain)
+    ours = gradients(out, floats)
+    for one, other in zip(ours, gradients(plain, inputs.tensors), strict=True):
+        assert torch.equal(one, other.float())

@@ -1,0 +1,131 @@
+"""What the prefix attention kernels share: where a program's rows are, and products.
+
+A text is read by its own positions: row `r` of a text stands at `start + r` of its tensor. In a
+padded batch the rows past the text, `length <= r < T`, are the padding, which `start + r` reaches
+by going round the end, so that every row of the result is written once.
+
+Axes: D head dimension, S prefix tokens of the first source, K of the second.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@triton.jit
+def dot(left, right, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the float32 product; the interpreter multiplies the bit patterns of bfloat16."""
+    if UPCAST:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right, input_precision=PRECISION)
+
+
+@triton.jit
+def load_rows(pointer, row, row_stride, allowed, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Return the rows of `[.., D]` that are allowed, and zeros in place of the others."""
+    axis = tl.arange(0, BLOCK_D)
+    mask = allowed[:, None]
+    # a mask along the contiguous axis ends asynchronous copies: only where D needs it
+    if D != BLOCK_D:
+        mask = mask & (axis[None, :] < D)
+    return tl.load(pointer + row[:, None] * row_stride + axis[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, row, row_stride, allowed, values, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Write the rows of `[.., D]` that are allowed, in the dtype of what is written to."""
+    axis = tl.arange(0, BLOCK_D)
+    mask = allowed[:, None]
+    if D != BLOCK_D:
+        mask = mask & (axis[None, :] < D)
+    pointer += row[:, None] * row_stride + axis[None, :]
+    tl.store(pointer, values.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_prefix(
+    pointer,
+    row_stride,
+    own_pointer,
+    own_row_stride,
+    S: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Return S rows of the first source, then K of the second, then zeros."""
+    token = tl.arange(0, BLOCK_S)
+    if K == 0:
+        return load_rows(pointer, token, row_stride, token < S, D, BLOCK_D)
+    if S == 0:
+        return load_rows(own_pointer, token, own_row_stride, token < K, D, BLOCK_D)
+    axis = tl.arange(0, BLOCK_D)
+    pointers = tl.where(
+        (token < S)[:, None],
+        pointer + token[:, None] * row_stride + axis[None, :],
+        own_pointer + (token - S)[:, None] * own_row_stride + axis[None, :],
+    )
+    mask = (token < S + K)[:, None]
+    if D != BLOCK_D:
+        mask = mask & (axis[None, :] < D)
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def text_span(start_ptr, length_ptr, batch, n_text):
+    """Return where a text starts and how long it is, cut to its tensor."""
+    start = tl.load(start_ptr + batch)
+    end = tl.minimum(start + tl.load(length_ptr + batch), n_text)
+    start = tl.maximum(start, 0)
+    return start, tl.maximum(end - start, 0)
+
+
+@triton.jit
+def written_rows(row, start, length, n_text, PACKED: tl.constexpr):
+    """Return the places of rows in their tensor, and which of them a program writes."""
+    place = start + row
+    if PACKED:
+        # what follows belongs to the next text
+        return place, row < length
+    return tl.where(place >= n_text, place - n_text, place), row < n_text
+
+
+@triton.jit
+def near(visible, row, column, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
+    """Return which of the visible text tokens `column` the queries `row` are allowed to see."""
+    if CAUSAL:
+        visible = visible & (column <= row)
+    if WINDOWED:
+        visible = visible & (row - column < window)
+        if not CAUSAL:
+            visible = visible & (column - row < window)
+    return visible
+
+
+@triton.jit
+def seen_tiles(
+    first, length, window, SIZE: tl.constexpr, STEP: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
+):  # fmt: skip
+    """Return from where to where the text goes that the SIZE queries from `first` on may see.
+
+    The start is a multiple of STEP; nothing is to be seen by queries past the text.
+    """
+    begin = 0
+    end = length
+    if CAUSAL:
+        end = tl.minimum(end, first + SIZE)
+    if WINDOWED:
+        begin = tl.maximum(first - window + 1, 0) // STEP * STEP
+        if not CAUSAL:
+            end = tl.minimum(end, first + SIZE - 1 + window)
+    if first >= length:
+        end = 0
+    return begin, end
