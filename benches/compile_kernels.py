@@ -153,7 +153,6 @@ class Recorder:
 def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
     """Return a row for each kernel of a launch."""
     from rarec.kernels import prefix_attention as module
-    from rarec.ops import Packed
 
     driver.set_active(FakeDriver(TARGETS[target].gpu))
     kept: list[tuple[str, dict[str, Any], Any]] = []
@@ -174,7 +173,8 @@ def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
         packed = None
         if launch.packed:
             half = launch.n_text // 2
-            packed = Packed(torch.tensor([0, half, launch.n_text], dtype=torch.int32), half)
+            lengths = torch.tensor([half, launch.n_text - half], dtype=torch.int32)
+            packed = (torch.tensor([0, half], dtype=torch.int32), lengths, half)
         out = module.prefix_attention(
             text(2 * launch.group),
             text(2),

@@ -11,7 +11,7 @@ dimension. Packed texts: the tensors of the text have one row of T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -29,11 +29,6 @@ from rarec.kernels.tiles import (
     padded_dim,
 )
 
-if TYPE_CHECKING:
-    from rarec.ops.packing import Packed
-
-Strides = tuple[int, int, int]
-
 
 def prefix_attention(
     query: Tensor,
@@ -45,7 +40,7 @@ def prefix_attention(
     own_key: Tensor | None = None,
     own_value: Tensor | None = None,
     padding: tuple[Tensor, Tensor] | None = None,
-    packed: Packed | None = None,
+    packed: tuple[Tensor, Tensor, int] | None = None,
     causal: bool = False,
     window: int | None = None,
     scale: float | None = None,
@@ -53,11 +48,12 @@ def prefix_attention(
 ) -> Tensor:
     """Return `rarec.ops.prefix_attention` of the same arguments, differentiable once.
 
-    Inputs are float32, float16 or bfloat16, `D <= 128`, `S + K <= 64`. `tile` says how to cut all
-    launches; default what `rarec.kernels.tiles` says.
+    Inputs are float32, float16 or bfloat16, `D <= 128`, `S + K <= 64`. `packed` holds where texts
+    start and how long they are, int32 `[B]` each, and how long the longest is. `tile` says how to
+    cut all launches; default what `rarec.kernels.tiles` says.
     """
     if packed is not None:
-        start, length, longest = packed.start, packed.lengths, packed.longest
+        start, length, longest = packed
     elif padding is not None:
         start, length = padding
         longest = query.shape[2]

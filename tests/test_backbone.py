@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     AlbertConfig,
@@ -82,8 +83,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
+def positions_of(mask: Tensor) -> Tensor:
+    """Return positions that start at 0 with a text, on whatever side its padding is."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
+
+
 def bert_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
-    states = model.embeddings(input_ids=ids)
+    states = model.embeddings(input_ids=ids, position_ids=positions_of(mask))
     n_prefix = d.shape[2]
     seen = torch.cat([torch.ones(len(ids), n_prefix), mask], dim=1).bool()[:, None, None]
     for layer, prefix in zip(model.encoder.layer, d, strict=True):
@@ -103,9 +109,7 @@ def bert_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
 def llama_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
     states = model.embed_tokens(ids)
     length, n_prefix = ids.shape[1], d.shape[2]
-    # the first real token of a text stands at 0, on whatever side the padding is
-    positions = torch.stack([torch.arange(length) - int(row.argmax()) for row in mask])
-    cosine, sine = model.rotary_emb(states, positions)
+    cosine, sine = model.rotary_emb(states, positions_of(mask))
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     allowed = torch.cat(
         [
@@ -138,7 +142,9 @@ def test_without_prefix_it_is_the_plain_model(name: str, padding: str) -> None:
     plain = MODELS[name]()
     # Llama's eager attention takes its softmax in float32 whatever it is given
     plain.set_attn_implementation("sdpa" if name == "llama" else "eager")
-    expected = plain(input_ids=ids, attention_mask=mask).last_hidden_state
+    expected = plain(
+        input_ids=ids, attention_mask=mask, position_ids=positions_of(mask)
+    ).last_hidden_state
     backbone = Backbone(MODELS[name]())
     for shared, own in ((None, None), prefixes(len(ids), shared=0, own=0)):
         states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
@@ -176,10 +182,8 @@ def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: st
         assert wanted.abs().max() > 1e-3
 
 
-# BERT's own positions count left padding, with or without a prefix
-@pytest.mark.parametrize(
-    ("name", "padding"), [("bert", "right"), ("llama", "right"), ("llama", "left")]
-)
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_text_does_not_depend_on_its_batch(name: str, padding: str) -> None:
     ids, mask = texts(padding)
     backbone = Backbone(MODELS[name]())
@@ -220,6 +224,7 @@ def test_a_copied_backbone_takes_prefixes_and_a_stray_copy_of_its_model_is_refus
 def test_text_states_are_what_enters_each_layer(name: str) -> None:
     ids, mask = texts("right")
     backbone = Backbone(MODELS[name](), pooling="mean")
+    assert backbone.packing is not None
     entering: list[Tensor] = []
     model: Any = backbone.model
     for layer in model.encoder.layer if name == "bert" else model.layers:
@@ -228,9 +233,93 @@ def test_text_states_are_what_enters_each_layer(name: str) -> None:
     assert states.shape == (3, LAYERS, HIDDEN)
     assert len(entering) == LAYERS
     for number, state in enumerate(entering):
-        for row in range(len(ids)):
-            expected = state[row][mask[row].bool()].mean(dim=0)
-            torch.testing.assert_close(states[row, number], expected)
+        # no padding enters a layer
+        assert state.shape == (1, int(mask.sum()), HIDDEN)
+        for row, text in enumerate(state[0].split(mask.sum(dim=1).tolist())):
+            torch.testing.assert_close(states[row, number], text.mean(dim=0))
+
+
+def tiny(config_class: type, model_class: type, **options: Any) -> Any:
+    torch.manual_seed(5)
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.5,
+        "pad_token_id": 1,
+    }
+    return model_class(config_class(**{**sizes, **options})).double().eval()
+
+
+def packing_models() -> dict[str, Any]:
+    grouped = {"num_key_value_heads": 2, "head_dim": 4}
+    local = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    return {
+        "roberta": lambda: tiny(transformers.RobertaConfig, transformers.RobertaModel),
+        "mistral": lambda: tiny(
+            transformers.MistralConfig, transformers.MistralModel, sliding_window=3, **grouped
+        ),
+        "qwen3": lambda: tiny(transformers.Qwen3Config, transformers.Qwen3Model, **grouped),
+        "gemma3": lambda: tiny(
+            transformers.Gemma3TextConfig,
+            transformers.Gemma3TextModel,
+            sliding_window=3,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            **grouped,
+        ),
+        "modernbert": lambda: tiny(
+            transformers.ModernBertConfig,
+            transformers.ModernBertModel,
+            local_attention=4,
+            global_attn_every_n_layers=2,
+            **local,
+        ),
+        "gpt2": lambda: tiny(
+            transformers.GPT2Config,
+            transformers.GPT2Model,
+            n_positions=64,
+            tie_word_embeddings=False,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", packing_models())
+def test_packed_texts_read_as_padded_ones(name: str) -> None:
+    ids, mask = texts("right", n_texts=4, length=9)
+    model = packing_models()[name]()
+    packing, padding = Backbone(model), Backbone(model)
+    assert packing.packing is not None
+    padding.packing = None
+    shared, own = prefixes(len(ids))
+    real = mask.bool()
+    results = []
+    for backbone in (packing, padding):
+        states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+        weight = torch.linspace(-1, 1, states[real].numel(), dtype=torch.float64)
+        total = (states[real].flatten() * weight).sum()
+        results.append([states[real], *torch.autograd.grad(total, [shared, own])])
+        text = backbone.text_states(ids, mask)
+        results[-1].append(text)
+    for packed, padded in zip(*results, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-7)
+
+
+def test_models_with_other_positions_or_masks_are_padded() -> None:
+    # positions are distances in the row, which a packed row would mix up
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=HIDDEN, d_kv=4, d_ff=32, num_layers=2, num_heads=HEADS
+    )
+    assert Backbone(transformers.T5EncoderModel(config)).packing is None
+    # a mask that says more than causality and a window that the attention is told of
+    model = tiny_llama()
+    model.config.attention_chunk_size = 4
+    assert Backbone(model).packing is None
+    model = tiny_llama()
+    model.config.sliding_window = 4
+    assert Backbone(model).packing is None
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])

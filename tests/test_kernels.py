@@ -22,7 +22,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 pytest.importorskip("triton", reason="KERNELS NOT TESTED: triton is not installed")
 
 from rarec import ops  # noqa: E402
-from rarec.kernels.prefix_attention import prefix_attention  # noqa: E402
+from rarec.kernels import prefix_attention as kernels  # noqa: E402
 from rarec.kernels.tiles import Tile  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -41,6 +41,12 @@ def inside_nan(values: Tensor, *, by_token: bool = False) -> Tensor:
     view = buffer.to(values.device)[tuple(slice(1, size + 1) for size in values.shape)]
     view.copy_(values)
     return view.transpose(1, 2) if by_token else view
+
+
+def fused(*tensors: Tensor, packed: ops.Packed | None = None, **options: Any) -> Tensor:
+    """Return the fused attention, cut into tiles that need not be those of a GPU."""
+    spans = None if packed is None else (packed.start, packed.lengths, packed.longest)
+    return kernels.prefix_attention(*tensors, packed=spans, **options)
 
 
 @dataclass
@@ -119,7 +125,7 @@ def assert_matches(inputs: Inputs, tile: Tile, *, tolerance: float | None = None
     for tensors, function, more in (
         (exact, ops.prefix_attention_reference, {}),
         (inputs.tensors, ops.prefix_attention_reference, {}),
-        (inputs.tensors, prefix_attention, {"tile": tile}),
+        (inputs.tensors, fused, {"tile": tile}),
     ):
         out = inputs.run(function, tensors, **more)
         results.append([out, *gradients(out, tensors)])
@@ -260,7 +266,7 @@ def test_nothing_is_written_beside_the_result(packed: bool) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty_like", guarded)
-        out = inputs.run(prefix_attention, tile=SMALL)
+        out = inputs.run(fused, tile=SMALL)
         torch.autograd.grad(out.sum(), inputs.tensors[:5])
     assert len(buffers) == 4
     for buffer in buffers:
@@ -275,7 +281,7 @@ def test_same_bits_twice() -> None:
     inputs = make_inputs(35, 9, 32, n_own=2, group=2, shared=True, causal=True)
 
     def run() -> list[Tensor]:
-        out = inputs.run(prefix_attention, tile=SMALL)
+        out = inputs.run(fused, tile=SMALL)
         return [out, *gradients(out, inputs.tensors)]
 
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
@@ -284,9 +290,9 @@ def test_same_bits_twice() -> None:
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (6,), (3, 4), (1, 5)])
 def test_gradients_of_some_inputs_are_those_of_all(wanted: tuple[int, ...]) -> None:
     inputs = make_inputs(17, 3, 32, n_own=2, shared=True)
-    every = gradients(inputs.run(prefix_attention, tile=SMALL), inputs.tensors)
+    every = gradients(inputs.run(fused, tile=SMALL), inputs.tensors)
     some = [x if i in wanted else x.detach() for i, x in enumerate(inputs.tensors)]
-    out = inputs.run(prefix_attention, some, tile=SMALL)
+    out = inputs.run(fused, some, tile=SMALL)
     for gradient, i in zip(gradients(out, [some[i] for i in wanted]), wanted, strict=True):
         assert torch.equal(gradient, every[i])
 
@@ -305,7 +311,7 @@ def test_ops_runs_it_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_batch_and_an_axis_with_strides() -> None:
     empty = make_inputs(4, 3, 32)
     empty.tensors = [tensor.detach()[:0].requires_grad_() for tensor in empty.tensors]
-    out = empty.run(prefix_attention)
+    out = empty.run(fused)
     assert out.shape == (0, 2, 4, 32)
     assert torch.autograd.grad(out.sum(), empty.tensors[:5])[3].shape == (0, 2, 3, 32)
     inputs = make_inputs(19, 3, 32)
@@ -334,10 +340,10 @@ def test_it_is_one_operation_to_the_compiler() -> None:
         return graph.forward
 
     compiled = torch.compile(
-        lambda *tensors: inputs.run(prefix_attention, list(tensors)), backend=keep, fullgraph=True
+        lambda *tensors: inputs.run(fused, list(tensors)), backend=keep, fullgraph=True
     )
     out = compiled(*inputs.tensors)
-    assert torch.equal(out, inputs.run(prefix_attention))
+    assert torch.equal(out, inputs.run(fused))
     targets = [node.target for node in graphs[0].graph.nodes]
     assert targets.count(torch.ops.rarec.prefix_attention.default) == 1
 

@@ -126,7 +126,7 @@ def prefix_attention(
             own_key=own_key,
             own_value=own_value,
             padding=padding,
-            packed=packed,
+            packed=None if packed is None else (packed.start, packed.lengths, packed.longest),
             causal=causal,
             window=window,
             scale=scale,

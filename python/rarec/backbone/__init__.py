@@ -1,0 +1,5 @@
+"""A frozen language model with a prefix in the attention of every layer."""
+
+from rarec.backbone.backbone import POOLINGS, Backbone, load_backbone
+
+__all__ = ["POOLINGS", "Backbone", "load_backbone"]

@@ -1,0 +1,215 @@
+"""A frozen Hugging Face model that takes a prefix in the attention of every layer.
+
+Masks, positions and lengths of the text never see the prefix.
+
+Axes: B batch, T text tokens, L layers, H hidden size, P shared prefix tokens, K prefix tokens of
+each sample.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rarec import assets
+from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.layers import discover, layer_prefix, without_cache
+from rarec.backbone.texts import Packing, find_packing
+from rarec.ops import Packed
+
+POOLINGS = ("mean", "first", "last")
+
+
+class Backbone:
+    """A frozen language model with a prefix in each layer.
+
+    Args:
+        model: Any transformers model that uses its attention interface. It is changed in place:
+            frozen, in evaluation mode, attention set to that of rarec.
+        pooling: `mean`, `first` or `last` token; by default `last` for causal models, else `mean`.
+        name: By which it is loaded again; by default the model's own.
+        revision: The same.
+
+    Raises:
+        ValueError: If the model does not call the attention interface, or pooling is unknown.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        pooling: str | None = None,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        if pooling is not None and pooling not in POOLINGS:
+            raise ValueError(f"expected pooling to be one of {list(POOLINGS)}, got {pooling!r}")
+        self.model = model.requires_grad_(False).eval()
+        self.layers = discover(model)
+        causal = bool(getattr(self.layers[0].module, "is_causal", False))
+        self.pooling = pooling or ("last" if causal else "mean")
+        self.name = name or str(model.name_or_path)
+        self.revision = revision
+        self.hidden_size = int(model.config.hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        """The number of attention layers, each of which takes a prefix."""
+        return len(self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model's weights."""
+        return self.model.dtype
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How the model reads texts without padding; None if they have to be padded."""
+        return find_packing(self.model, self.layers)
+
+    def last_hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        shared: Tensor | None = None,
+        own: Tensor | None = None,
+    ) -> Tensor:
+        """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
+
+        Padding may stand on either side. Where the model allows it is dropped before the first
+        layer, and its states are zero; else rotary models read a text as if it stood alone, and
+        models with learned positions read left padding as they do without rarec, each padding
+        token taking a position.
+
+        Args:
+            input_ids: `[B, T]` int64.
+            attention_mask: `[B, T]` 1 for text, 0 for padding.
+            shared: `[L, P, H]` prefix of the whole batch.
+            own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
+        """
+        shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
+        own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
+        prefixes = {}
+        if shared is not None or own is not None:
+            prefixes = {
+                id(layer.module): layer_prefix(
+                    layer,
+                    None if shared is None else shared[number],
+                    None if own is None else own[number],
+                )
+                for number, layer in enumerate(self.layers)
+            }
+        (states,) = self._read(input_ids, attention_mask, prefixes)
+        return states
+
+    @torch.no_grad()
+    def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return `[B, L, H]`: pooled states entering each layer, text alone (`g` of the paper).
+
+        Args:
+            input_ids: `[B, T]` int64.
+            attention_mask: `[B, T]` 1 for text, 0 for padding.
+        """
+        states = self._read(input_ids, attention_mask, {}, all_layers=True)[: self.n_layers]
+        return torch.stack([self.pool(state, attention_mask) for state in states], dim=1)
+
+    def _read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefixes: dict[int, Prefix],
+        *,
+        all_layers: bool = False,
+    ) -> list[Tensor]:
+        """Return `[B, T, H]`: the last states, or those before each layer and the last."""
+        keywords: dict[str, Any] = without_cache(self.model)
+        if all_layers:
+            keywords["output_hidden_states"] = True
+        present = attention_mask.bool()
+        if self.packing is None or bool(present.all()):
+            if prefixes and any(layer.rotation is not None for layer in self.layers):
+                # the prefix stands at 0: counting left padding would move the text away from it
+                keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                rarec=Reading(prefixes),
+                **keywords,
+            )
+            return list(output.hidden_states) if all_layers else [output.last_hidden_state]
+
+        packed = Packed.of(present)
+        arguments = self.packing.arguments(input_ids[present], packed)
+        output = self.model(**arguments, rarec=Reading(prefixes, packed), **keywords)
+        rows = present.flatten().nonzero()[:, 0]
+        # the layout of the batch again; no gradient is added to another
+        return [
+            states.new_zeros(present.numel(), states.shape[2])
+            .index_copy(0, rows, states[0])
+            .unflatten(0, present.shape)
+            for states in (output.hidden_states if all_layers else [output.last_hidden_state])
+        ]
+
+    def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return `[B, H]`: the mean, first or last real token of each text.
+
+        Args:
+            states: `[B, T, H]`.
+            attention_mask: `[B, T]` 1 for text, 0 for padding (on either side).
+        """
+        if self.pooling == "mean":
+            weight = attention_mask[..., None].to(states.dtype)
+            return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1)
+        if self.pooling == "first":
+            token = attention_mask.argmax(dim=1)
+        else:
+            token = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
+        return states[torch.arange(len(states), device=states.device), token]
+
+
+def load_backbone(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    pooling: str | None = None,
+) -> tuple[Backbone, PreTrainedTokenizerBase]:
+    """Return the named model as a backbone, and its tokenizer.
+
+    Args:
+        name: A folder, a name of `rarec.assets`, or a name on the Hugging Face hub.
+        revision: Of the hub.
+        dtype: Of the weights; by default float32.
+        device: Where to put it; by default a GPU if there is one.
+        pooling: See `Backbone`.
+
+    Raises:
+        ValueError: If no model of that name can be had; the message says what was tried.
+    """
+    path = str(assets.fetch(name)) if name in assets.names() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model = AutoModel.from_pretrained(path, revision=revision, dtype=dtype or torch.float32)
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"no language model {name!r}: expected a folder with config.json, one of "
+            f"{assets.names()}, or a model of the Hugging Face hub ({cause})"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone = Backbone(model.to(device), pooling=pooling, name=name, revision=revision)
+    return backbone, tokenizer

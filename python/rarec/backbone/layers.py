@@ -1,0 +1,145 @@
+"""The attention layers of a model: which they are, and the keys and values they make of a prefix.
+
+Prefix keys and values come out of each layer's own attention module, so its weights, biases, norms
+and rotation apply.
+
+Axes: B batch, H hidden size, P shared prefix tokens, K prefix tokens of each sample, h_kv key
+heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rarec.backbone.attention import ATTENTION_NAME, Capture, Captured, Prefix
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention module, and what it is called with.
+
+    Attributes:
+        module: The attention module.
+        rotation: cos and sin of position 0, `[1, 1, D]` each; None without rotation.
+        empty: Arguments that it wants and that are None here.
+        window: Text tokens that a query sees, as the module says it; None for all.
+    """
+
+    module: nn.Module
+    rotation: tuple[Tensor, Tensor] | None
+    empty: tuple[str, ...]
+    window: int | None
+
+
+def discover(model: PreTrainedModel) -> list[Layer]:
+    """Return the attention layers in the order of their calls, by watching one small forward.
+
+    Raises:
+        ValueError: If the model does not call the attention interface of transformers, or calls
+            one module in several layers.
+    """
+    name = type(model).__name__
+    try:
+        model.set_attn_implementation(ATTENTION_NAME)
+    except ValueError as error:
+        raise ValueError(f"{name} does not use the attention interface of transformers") from error
+    capture = Capture(stop=False)
+    rotations: dict[int, tuple[Tensor, Tensor] | None] = {}
+
+    def remember(module: nn.Module, _: Any, keywords: dict[str, Any]) -> None:
+        rotations[id(module)] = keywords.get("position_embeddings")
+
+    hooks = [m.register_forward_pre_hook(remember, with_kwargs=True) for m in model.modules()]
+    tokens = torch.zeros(1, 3, dtype=torch.int64, device=model.device)
+    try:
+        with torch.no_grad():
+            model(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                rarec=capture,
+                **without_cache(model),
+            )
+    except TypeError as error:
+        raise ValueError(
+            f"{name} does not hand keywords down to its attention, so it cannot take a prefix "
+            f"({error})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not capture.calls:
+        raise ValueError(
+            f"{name} never calls the attention interface of transformers, so it cannot take a "
+            "prefix in its layers"
+        )
+    modules = [call[0] for call in capture.calls]
+    if len({id(module) for module in modules}) < len(modules):
+        raise ValueError(
+            f"{name} calls one attention module in several layers; such models are not supported"
+        )
+    layers = []
+    for module, _, _, window in capture.calls:
+        accepted = inspect.signature(module.forward).parameters
+        empty = tuple(name for name in ("attention_mask", "mask") if name in accepted)
+        rotation = _rotation_at_zero(rotations.get(id(module)))
+        layers.append(Layer(module, rotation, empty, window))
+    return layers
+
+
+def without_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Return the keyword that keeps a model from caching keys, if it has one."""
+    accepted = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in accepted else {}
+
+
+def _rotation_at_zero(embeddings: Any) -> tuple[Tensor, Tensor] | None:
+    if embeddings is None:
+        return None
+    cosine, sine = embeddings
+    return cosine[:1, :1].detach().clone(), sine[:1, :1].detach().clone()
+
+
+def layer_prefix(layer: Layer, shared: Tensor | None, own: Tensor | None) -> Prefix:
+    """Return the prefix of one layer; both parts go through the layer's projections at once.
+
+    Args:
+        layer: The layer.
+        shared: `[P, H]` prefix of the whole batch, or None.
+        own: `[B, K, H]` prefix of each sample, or None.
+    """
+    rows = [part.flatten(0, -2) for part in (shared, own) if part is not None]
+    key, value = keys_values(layer, torch.cat(rows)[None])
+    n_shared = 0 if shared is None else len(shared)
+    parts = [tensor.split([n_shared, tensor.shape[2] - n_shared], dim=2) for tensor in (key, value)]
+    (key, own_key), (value, own_value) = parts
+    if own is None:
+        return Prefix(key, value)
+
+    # [1, h_kv, B * K, D] to [B, h_kv, K, D]
+    def by_sample(tensor: Tensor) -> Tensor:
+        return tensor[0].unflatten(1, own.shape[:2]).transpose(0, 1)
+
+    return Prefix(key, value, by_sample(own_key), by_sample(own_value))
+
+
+def keys_values(layer: Layer, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `[b, h_kv, S, D]` twice: what the layer's own module makes of `[b, S, H]`."""
+    keywords: dict[str, Any] = dict.fromkeys(layer.empty)
+    if layer.rotation is not None:
+        batch, length, _ = states.shape
+        # every prefix token stands at position 0: the prefix is a set, the text keeps 0..T-1
+        keywords["position_embeddings"] = tuple(
+            part.to(states).expand(batch, length, -1) for part in layer.rotation
+        )
+    capture = Capture(stop=True)
+    with suppress(Captured):
+        layer.module(states, rarec=capture, **keywords)
+    _, key, value, _ = capture.calls[0]
+    return key, value
