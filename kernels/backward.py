@@ -140,25 +140,24 @@ def backward_query(
         # before the exponential: far below zero, the logit 0 of no token would give infinity
         prefix_logits = tl.where(token[None, :] < S + K, prefix_logits, float("-inf"))
         prefix_weights = tl.exp2(prefix_logits - lse[:, None])
-        prefix_dlogits = dot(grad_out, tl.trans(prefix_values), UPCAST, PRECISION)
-        prefix_dlogits = prefix_weights * (prefix_dlogits - delta[:, None])
-        if NEED_QUERY:
-            grad_query += dot(prefix_dlogits.to(prefix_keys.dtype), prefix_keys, UPCAST, PRECISION)
+        axis = tl.arange(0, BLOCK_D)
+        # [D, tokens] and not the other way: few tokens are no side for a tensor core
+        offsets = part + token[None, :] * D + axis[:, None]
+        mask = (token < S + K)[None, :]
+        if D != BLOCK_D:
+            mask = mask & (axis[:, None] < D)
         if NEED_PREFIX:
-            # [D, tokens] and not the other way: few tokens are no side for a tensor core
-            part_key = (
-                dot(tl.trans(query), prefix_dlogits.to(query.dtype), UPCAST, PRECISION) * scale
-            )
             part_value = dot(
                 tl.trans(grad_out), prefix_weights.to(grad_out.dtype), UPCAST, PRECISION
             )
-            axis = tl.arange(0, BLOCK_D)
-            offsets = part + token[None, :] * D + axis[:, None]
-            mask = (token < S + K)[None, :]
-            if D != BLOCK_D:
-                mask = mask & (axis[:, None] < D)
-            tl.store(part_key_ptr + offsets, part_key, mask=mask)
             tl.store(part_value_ptr + offsets, part_value, mask=mask)
+        prefix_dlogits = dot(grad_out, tl.trans(prefix_values), UPCAST, PRECISION)
+        prefix_dlogits = prefix_weights * (prefix_dlogits - delta[:, None])
+        if NEED_PREFIX:
+            part_key = dot(tl.trans(query), prefix_dlogits.to(query.dtype), UPCAST, PRECISION)
+            tl.store(part_key_ptr + offsets, part_key * scale, mask=mask)
+        if NEED_QUERY:
+            grad_query += dot(prefix_dlogits.to(prefix_keys.dtype), prefix_keys, UPCAST, PRECISION)
 
     if NEED_QUERY:
         key_ptr += batch * key_batch + key_head_number * key_head + from_start * key_row

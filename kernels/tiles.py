@@ -25,20 +25,20 @@ class Tile(NamedTuple):
 FORWARD = {
     16: Tile(64, 64, 4, 2),
     32: Tile(64, 64, 4, 2),
-    64: Tile(128, 64, 4, 3),
-    128: Tile(128, 64, 8, 2),
+    64: Tile(128, 64, 8, 3),
+    128: Tile(64, 64, 8, 2),
 }
 BACKWARD_QUERY = {
     16: Tile(64, 64, 4, 2),
     32: Tile(64, 64, 4, 2),
-    64: Tile(64, 64, 4, 2),
+    64: Tile(64, 64, 8, 2),
     128: Tile(64, 32, 4, 2),
 }
 BACKWARD_TEXT = {
     16: Tile(64, 64, 4, 2),
     32: Tile(64, 64, 4, 2),
-    64: Tile(64, 64, 4, 2),
-    128: Tile(32, 64, 4, 2),
+    64: Tile(64, 32, 4, 2),
+    128: Tile(32, 32, 4, 2),
 }
 #: float32 products are several on a tensor core: small tiles for all three kernels.
 FLOAT32 = {
