@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import polars as pl
@@ -192,3 +193,17 @@ def test_help_is_quick_and_says_what_comes_first():
     assert "prepare" in shown.stdout
     # torch takes seconds to import, and help needs none of it
     assert shown.stdout.strip().endswith("False")
+
+
+def test_the_doctor_says_what_will_run_and_why(rarec, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    code, out, _ = rarec("doctor")
+    assert code == 0
+    assert version("torch") in out
+    assert "instructions" in out
+    told = " ".join(out.split())
+    assert "head dimension 256, more than 128" in told
+    assert "keys are not concatenated" in told or "no triton" in told
+    monkeypatch.setenv("RAREC_PREFIX_ATTENTION", "reference")
+    code, out, _ = rarec("doctor")
+    assert "RAREC_PREFIX_ATTENTION says so" in " ".join(out.split())

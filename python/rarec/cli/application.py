@@ -35,9 +35,9 @@ errors = Console(stderr=True)
 def main() -> None:
     """Run the command line."""
     # imported here: registers the commands
-    from rarec.cli import commands
+    from rarec.cli import commands, doctor
 
-    del commands
+    del commands, doctor
     app()
 
 

@@ -81,7 +81,7 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
             case.device != "cuda" and not interpreted,
             "reference",
             True,
-            f"device {case.device} (a CPU runs it only interpreted: TRITON_INTERPRET=1)",
+            f"device {case.device} (a GPU's kernel; TRITON_INTERPRET=1 interprets it, for tests)",
         ),
         (case.device != "cuda", "reference", False, "Triton's interpreter is for tests"),
         (
