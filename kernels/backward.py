@@ -77,7 +77,6 @@ def backward_query(
     NEED_QUERY: tl.constexpr,
     NEED_PREFIX: tl.constexpr,
     UPCAST: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write `delta`, and as asked the gradient of the queries and the parts of the prefix's."""
     tile = tl.program_id(0) % n_tiles
@@ -86,15 +85,16 @@ def backward_query(
     key_head_number = head // G
     start, length = text_span(start_ptr, length_ptr, batch, n_text)
     first = tile * BLOCK_Q
-    token = tl.arange(0, BLOCK_S)
     part = tl.program_id(0).to(tl.int64) * ((S + K) * D)
     if PACKED:
         if first >= length:
             # the parts of all programs are added up
-            if NEED_PREFIX and S + K > 0:
+            if NEED_PREFIX:
                 nothing = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
-                store_rows(part_key_ptr + part, token, D, token < S + K, nothing, D, BLOCK_D)
-                store_rows(part_value_ptr + part, token, D, token < S + K, nothing, D, BLOCK_D)
+                for begin in tl.range(0, S + K, BLOCK_S, num_stages=1):
+                    token = begin + tl.arange(0, BLOCK_S)
+                    store_rows(part_key_ptr + part, token, D, token < S + K, nothing, D, BLOCK_D)
+                    store_rows(part_value_ptr + part, token, D, token < S + K, nothing, D, BLOCK_D)
             return
 
     row = first + tl.arange(0, BLOCK_Q)
@@ -121,59 +121,55 @@ def backward_query(
     log2_scale = scale * LOG2E
 
     grad_query = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    if S + K > 0:
-        prefix_keys = load_prefix(
-            prefix_key_ptr + batch * prefix_key_batch + key_head_number * prefix_key_head,
-            prefix_key_row,
-            own_key_ptr + batch * own_key_batch + key_head_number * own_key_head,
-            own_key_row,
-            S, K, BLOCK_S, D, BLOCK_D,
+    prefix_key_ptr += batch * prefix_key_batch + key_head_number * prefix_key_head
+    prefix_value_ptr += batch * prefix_value_batch + key_head_number * prefix_value_head
+    own_key_ptr += batch * own_key_batch + key_head_number * own_key_head
+    own_value_ptr += batch * own_value_batch + key_head_number * own_value_head
+    axis = tl.arange(0, BLOCK_D)
+    # a few tokens at a time: the gradients of a long prefix of wide heads fill the registers
+    for begin in tl.range(0, S + K, BLOCK_S, num_stages=1):
+        token = begin + tl.arange(0, BLOCK_S)
+        keys = load_prefix(
+            prefix_key_ptr, prefix_key_row, own_key_ptr, own_key_row, token, S, K, D, BLOCK_D
+        )
+        values = load_prefix(
+            prefix_value_ptr, prefix_value_row, own_value_ptr, own_value_row, token, S, K,
+            D, BLOCK_D,
         )  # fmt: skip
-        prefix_values = load_prefix(
-            prefix_value_ptr + batch * prefix_value_batch + key_head_number * prefix_value_head,
-            prefix_value_row,
-            own_value_ptr + batch * own_value_batch + key_head_number * own_value_head,
-            own_value_row,
-            S, K, BLOCK_S, D, BLOCK_D,
-        )  # fmt: skip
-        prefix_logits = dot(query, tl.trans(prefix_keys), UPCAST, PRECISION) * log2_scale
+        logits = dot(query, tl.trans(keys), UPCAST) * log2_scale
         # before the exponential: far below zero, the logit 0 of no token would give infinity
-        prefix_logits = tl.where(token[None, :] < S + K, prefix_logits, float("-inf"))
-        prefix_weights = tl.exp2(prefix_logits - lse[:, None])
-        axis = tl.arange(0, BLOCK_D)
-        # [D, tokens] and not the other way: few tokens are no side for a tensor core
-        offsets = part + token[None, :] * D + axis[:, None]
-        mask = (token < S + K)[None, :]
-        if D != BLOCK_D:
-            mask = mask & (axis[:, None] < D)
-        if NEED_PREFIX:
-            part_value = dot(
-                tl.trans(grad_out), prefix_weights.to(grad_out.dtype), UPCAST, PRECISION
-            )
-            tl.store(part_value_ptr + offsets, part_value, mask=mask)
-        prefix_dlogits = dot(grad_out, tl.trans(prefix_values), UPCAST, PRECISION)
-        prefix_dlogits = prefix_weights * (prefix_dlogits - delta[:, None])
-        if NEED_PREFIX:
-            part_key = dot(tl.trans(query), prefix_dlogits.to(query.dtype), UPCAST, PRECISION)
-            tl.store(part_key_ptr + offsets, part_key * scale, mask=mask)
+        logits = tl.where(token[None, :] < S + K, logits, float("-inf"))
+        weights = tl.exp2(logits - lse[:, None])
+        dlogits = dot(grad_out, tl.trans(values), UPCAST)
+        dlogits = weights * (dlogits - delta[:, None])
         if NEED_QUERY:
-            grad_query += dot(prefix_dlogits.to(prefix_keys.dtype), prefix_keys, UPCAST, PRECISION)
+            grad_query += dot(dlogits.to(keys.dtype), keys, UPCAST)
+        if NEED_PREFIX:
+            # [D, tokens] and not the other way: few tokens are no side for a tensor core
+            part_key = dot(tl.trans(query), dlogits.to(query.dtype), UPCAST) * scale
+            part_value = dot(tl.trans(grad_out), weights.to(grad_out.dtype), UPCAST)
+            offsets = part + token[None, :] * D + axis[:, None]
+            mask = (token < S + K)[None, :]
+            if D != BLOCK_D:
+                mask = mask & (axis[:, None] < D)
+            tl.store(part_key_ptr + offsets, part_key, mask=mask)
+            tl.store(part_value_ptr + offsets, part_value, mask=mask)
 
     if NEED_QUERY:
         key_ptr += batch * key_batch + key_head_number * key_head + from_start * key_row
         value_ptr += batch * value_batch + key_head_number * value_head + from_start * value_row
-        begin, end = seen_tiles(first, length, window, BLOCK_Q, BLOCK_T, CAUSAL, WINDOWED)
-        for text in range(begin, end, BLOCK_T):
+        text_begin, text_end = seen_tiles(first, length, window, BLOCK_Q, BLOCK_T, CAUSAL, WINDOWED)
+        for text in range(text_begin, text_end, BLOCK_T):
             column = text + tl.arange(0, BLOCK_T)
-            keys = load_rows(key_ptr, column, key_row, column < length, D, BLOCK_D)
-            values = load_rows(value_ptr, column, value_row, column < length, D, BLOCK_D)
-            logits = dot(query, tl.trans(keys), UPCAST, PRECISION) * log2_scale
+            text_keys = load_rows(key_ptr, column, key_row, column < length, D, BLOCK_D)
+            text_values = load_rows(value_ptr, column, value_row, column < length, D, BLOCK_D)
+            text_logits = dot(query, tl.trans(text_keys), UPCAST) * log2_scale
             visible = (column < length)[None, :]
             visible = near(visible, row[:, None], column[None, :], window, CAUSAL, WINDOWED)
-            weights = tl.exp2(tl.where(visible, logits, float("-inf")) - lse[:, None])
-            dlogits = dot(grad_out, tl.trans(values), UPCAST, PRECISION)
-            dlogits = weights * (dlogits - delta[:, None])
-            grad_query += dot(dlogits.to(keys.dtype), keys, UPCAST, PRECISION)
+            text_weights = tl.exp2(tl.where(visible, text_logits, float("-inf")) - lse[:, None])
+            text_dlogits = dot(grad_out, tl.trans(text_values), UPCAST)
+            text_dlogits = text_weights * (text_dlogits - delta[:, None])
+            grad_query += dot(text_dlogits.to(text_keys.dtype), text_keys, UPCAST)
         grad_query_ptr += batch * grad_query_batch + head * grad_query_head
         store_rows(
             grad_query_ptr, place.to(tl.int64), grad_query_row, written, grad_query * scale,
@@ -214,7 +210,6 @@ def backward_text(
     WINDOWED: tl.constexpr,
     PACKED: tl.constexpr,
     UPCAST: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of keys and values of the text; `H` counts query heads."""
     tile = tl.program_id(0) % n_tiles
@@ -265,15 +260,15 @@ def backward_text(
             grad_out = load_rows(grads_ptr, row, grad_out_row, present, D, BLOCK_D)
             lse = tl.load(lse_ptr + sums + row, mask=present, other=float("inf")) * LOG2E
             delta = tl.load(delta_ptr + sums + row, mask=present, other=0.0)
-            logits = dot(keys, tl.trans(query), UPCAST, PRECISION) * log2_scale
+            logits = dot(keys, tl.trans(query), UPCAST) * log2_scale
             visible = (column < length)[:, None]
             visible = near(visible, row[None, :], column[:, None], window, CAUSAL, WINDOWED)
             # [BLOCK_T, BLOCK_Q]
             weights = tl.exp2(tl.where(visible, logits, float("-inf")) - lse[None, :])
-            grad_value += dot(weights.to(grad_out.dtype), grad_out, UPCAST, PRECISION)
-            dlogits = dot(values, tl.trans(grad_out), UPCAST, PRECISION)
+            grad_value += dot(weights.to(grad_out.dtype), grad_out, UPCAST)
+            dlogits = dot(values, tl.trans(grad_out), UPCAST)
             dlogits = weights * (dlogits - delta[None, :])
-            grad_key += dot(dlogits.to(query.dtype), query, UPCAST, PRECISION)
+            grad_key += dot(dlogits.to(query.dtype), query, UPCAST)
 
     place, written = written_rows(column, start, length, n_text, PACKED)
     place = place.to(tl.int64)

@@ -18,12 +18,12 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @triton.jit
-def dot(left, right, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
+def dot(left, right, UPCAST: tl.constexpr):
     """Return the float32 product; the interpreter multiplies the bit patterns of bfloat16."""
     if UPCAST:
         left = left.to(tl.float32)
         right = right.to(tl.float32)
-    return tl.dot(left, right, input_precision=PRECISION)
+    return tl.dot(left, right, input_precision="ieee")
 
 
 @triton.jit
@@ -54,14 +54,13 @@ def load_prefix(
     row_stride,
     own_pointer,
     own_row_stride,
+    token,
     S: tl.constexpr,
     K: tl.constexpr,
-    BLOCK_S: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Return S rows of the first source, then K of the second, then zeros."""
-    token = tl.arange(0, BLOCK_S)
+    """Return the rows `token` of S from the first source, then K from the second, then zeros."""
     if K == 0:
         return load_rows(pointer, token, row_stride, token < S, D, BLOCK_D)
     if S == 0:

@@ -67,7 +67,6 @@ def forward(
     WINDOWED: tl.constexpr,
     PACKED: tl.constexpr,
     UPCAST: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the result and the log of the sum of exponentials of each query's logits."""
     tile = tl.program_id(0) % n_tiles
@@ -101,9 +100,9 @@ def forward(
             prefix_key_row,
             own_key_ptr + batch * own_key_batch + key_head_number * own_key_head,
             own_key_row,
-            S, K, BLOCK_S, D, BLOCK_D,
+            token, S, K, D, BLOCK_D,
         )  # fmt: skip
-        prefix_logits = dot(query, tl.trans(prefix_keys), UPCAST, PRECISION) * log2_scale
+        prefix_logits = dot(query, tl.trans(prefix_keys), UPCAST) * log2_scale
         prefix_logits = tl.where(token[None, :] < S + K, prefix_logits, float("-inf"))
         highest = tl.max(prefix_logits, axis=1)
         prefix_weights = tl.exp2(prefix_logits - highest[:, None])  # [BLOCK_Q, BLOCK_S]
@@ -113,9 +112,9 @@ def forward(
             prefix_value_row,
             own_value_ptr + batch * own_value_batch + key_head_number * own_value_head,
             own_value_row,
-            S, K, BLOCK_S, D, BLOCK_D,
+            token, S, K, D, BLOCK_D,
         )  # fmt: skip
-        result = dot(prefix_weights.to(prefix_values.dtype), prefix_values, UPCAST, PRECISION)
+        result = dot(prefix_weights.to(prefix_values.dtype), prefix_values, UPCAST)
 
     key_ptr += batch * key_batch + key_head_number * key_head + start.to(tl.int64) * key_row
     value_ptr += batch * value_batch + key_head_number * value_head + start.to(tl.int64) * value_row
@@ -123,7 +122,7 @@ def forward(
     for text in range(begin, end, BLOCK_T):
         column = text + tl.arange(0, BLOCK_T)
         keys = load_rows(key_ptr, column, key_row, column < length, D, BLOCK_D)
-        logits = dot(query, tl.trans(keys), UPCAST, PRECISION) * log2_scale  # [BLOCK_Q, BLOCK_T]
+        logits = dot(query, tl.trans(keys), UPCAST) * log2_scale  # [BLOCK_Q, BLOCK_T]
         visible = (column < length)[None, :]
         visible = near(visible, row[:, None], column[None, :], window, CAUSAL, WINDOWED)
         logits = tl.where(visible, logits, float("-inf"))
@@ -136,7 +135,7 @@ def forward(
         weights = tl.exp2(logits - new_highest[:, None])
         total = total * decay + tl.sum(weights, axis=1)
         values = load_rows(value_ptr, column, value_row, column < length, D, BLOCK_D)
-        result = result * decay[:, None] + dot(weights.to(values.dtype), values, UPCAST, PRECISION)
+        result = result * decay[:, None] + dot(weights.to(values.dtype), values, UPCAST)
         highest = new_highest
 
     total = tl.where(present, total, 1.0)

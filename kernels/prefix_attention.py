@@ -48,9 +48,9 @@ def prefix_attention(
 ) -> Tensor:
     """Return `rarec.ops.prefix_attention` of the same arguments, differentiable once.
 
-    Inputs are float32, float16 or bfloat16, `D <= 128`, `S + K <= 64`. `packed` holds where texts
-    start and how long they are, int32 `[B]` each, and how long the longest is. `tile` says how to
-    cut all launches; default what `rarec.kernels.tiles` says.
+    Inputs are float16 or bfloat16 (interpreted also float32), `D <= 128`, `S + K <= 64`. `packed`
+    holds where texts start and how long they are, int32 `[B]` each, and how long the longest is.
+    `tile` says how to cut all launches; default what `rarec.kernels.tiles` says.
     """
     if packed is not None:
         start, length, longest = packed
@@ -133,7 +133,7 @@ def _forward(
         query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
-    chosen = Tile(*tile) if tile else choose_tile(FORWARD, longest, launch.dim, query.dtype)
+    chosen = launch.tile(FORWARD, longest, tile)
     n_tiles = triton.cdiv(longest, chosen.query)
     # a launch goes to the current device, which need not be that of the tensors
     with torch.cuda.device_of(query):
@@ -153,6 +153,8 @@ def _forward(
             *launch.lse_strides(lse),
             **launch.constants,
             **launch.prefix_constants,
+            # the whole prefix is one tile
+            BLOCK_S=max(16, triton.next_power_of_2(launch.n_prefix)),
             **_tile_constants(chosen),
         )
     return out, lse
@@ -200,11 +202,10 @@ def _backward(
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
     n_rows, n_heads = len(start), query.shape[1]
-    n_prefix = prefix_key.shape[2] + own_key.shape[2]
-    chosen = Tile(*tile) if tile else choose_tile(BACKWARD_QUERY, longest, launch.dim, query.dtype)
+    chosen = launch.tile(BACKWARD_QUERY, longest, tile)
     n_tiles = triton.cdiv(longest, chosen.query)
     delta = torch.empty_like(lse)
-    shape = (n_rows, n_heads, n_tiles, n_prefix, launch.dim) if need_prefix else (0,)
+    shape = (n_rows, n_heads, n_tiles, launch.n_prefix, launch.dim) if need_prefix else (0,)
     parts = [torch.empty(shape, dtype=torch.float32, device=query.device) for _ in range(2)]
     with torch.cuda.device_of(query):
         backward_query[(n_tiles * n_rows * n_heads,)](
@@ -228,16 +229,13 @@ def _backward(
             *launch.lse_strides(lse),
             **launch.constants,
             **launch.prefix_constants,
+            BLOCK_S=16,
             **_tile_constants(chosen),
             NEED_QUERY=need_query,
             NEED_PREFIX=need_prefix,
         )
         if need_text:
-            chosen = (
-                Tile(*tile)
-                if tile
-                else choose_tile(BACKWARD_TEXT, longest, launch.dim, query.dtype)
-            )
+            chosen = launch.tile(BACKWARD_TEXT, longest, tile)
             n_tiles = triton.cdiv(longest, chosen.text)
             backward_text[(n_tiles * n_rows * key.shape[1],)](
                 *launch.text,
@@ -339,12 +337,9 @@ class _Launch:
             for stride in (0 if x.shape[0] == 1 else x.stride(0), x.stride(1), x.stride(2))
         ]
         self.spans = (start.contiguous(), length.contiguous())
-        n_prefix, n_own = prefix_key.shape[2], own_key.shape[2]
-        self.prefix_constants = {
-            "S": n_prefix,
-            "K": n_own,
-            "BLOCK_S": max(16, triton.next_power_of_2(n_prefix + n_own)),
-        }
+        n_shared, n_own = prefix_key.shape[2], own_key.shape[2]
+        self.n_prefix = n_shared + n_own
+        self.prefix_constants = {"S": n_shared, "K": n_own}
         self.constants = {
             "H": query.shape[1],
             "G": query.shape[1] // key.shape[1],
@@ -354,11 +349,13 @@ class _Launch:
             "WINDOWED": window > 0,
             "PACKED": packed,
             "UPCAST": INTERPRETED and query.dtype == torch.bfloat16,
-            # the default rounds float32 to TF32
-            "PRECISION": "ieee" if INTERPRETED or query.dtype != torch.float32 else "tf32x3",
             # pinned: triton's default changes in 3.10
             "enable_fp_fusion": True,
         }
+
+    def tile(self, table: dict[int, Tile], longest: int, given: Sequence[int]) -> Tile:
+        """Return the tile of a launch: the given one, or the table's."""
+        return Tile(*given) if given else choose_tile(table, longest, self.dim)
 
     def strides(self, *tensors: Tensor) -> list[int]:
         """Return batch, head and row strides of each; packed texts share their one batch row."""

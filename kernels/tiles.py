@@ -1,4 +1,4 @@
-"""How the launches of the kernels are cut, for each head dimension and dtype.
+"""How the launches of the kernels are cut, for each head dimension.
 
 What fits is known from compiling, not from running: `make compile-kernels` compiles every entry for
 every target and refuses one that spills (docs/kernels.md has the table).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 
 
@@ -26,7 +25,7 @@ FORWARD = {
     16: Tile(64, 64, 4, 2),
     32: Tile(64, 64, 4, 2),
     64: Tile(128, 64, 8, 3),
-    128: Tile(64, 64, 8, 2),
+    128: Tile(64, 32, 8, 2),
 }
 BACKWARD_QUERY = {
     16: Tile(64, 64, 4, 2),
@@ -35,30 +34,22 @@ BACKWARD_QUERY = {
     128: Tile(64, 32, 4, 2),
 }
 BACKWARD_TEXT = {
-    16: Tile(64, 64, 4, 2),
-    32: Tile(64, 64, 4, 2),
+    16: Tile(32, 32, 4, 2),
+    32: Tile(32, 32, 4, 2),
     64: Tile(64, 32, 4, 2),
     128: Tile(32, 32, 4, 2),
 }
-#: float32 products are several on a tensor core: small tiles for all three kernels.
-FLOAT32 = {
-    16: Tile(32, 32, 4, 1),
-    32: Tile(32, 32, 4, 1),
-    64: Tile(32, 32, 4, 1),
-    128: Tile(32, 32, 8, 1),
-}
 
 
-def choose_tile(table: dict[int, Tile], n_text: int, dim: int, dtype: torch.dtype) -> Tile:
+def choose_tile(table: dict[int, Tile], n_text: int, dim: int) -> Tile:
     """Return the tile of a launch, no larger than the text needs.
 
     Args:
         table: `FORWARD`, `BACKWARD_QUERY` or `BACKWARD_TEXT`.
         n_text: Tokens of the longest text.
         dim: Head dimension, at most 128.
-        dtype: Of the inputs.
     """
-    tile = (FLOAT32 if dtype == torch.float32 else table)[padded_dim(dim)]
+    tile = table[padded_dim(dim)]
     # 16 is the smallest side of a matrix product
     limit = max(16, triton.next_power_of_2(n_text))
     return tile._replace(query=min(tile.query, limit), text=min(tile.text, limit))

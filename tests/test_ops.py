@@ -150,6 +150,23 @@ def test_packed_texts_see_themselves_alone(shared: bool, causal: bool, window: i
     assert_same(actual, torch.cat(parts, dim=2), inputs)
 
 
+@pytest.mark.parametrize(
+    ("offsets", "longest", "message"),
+    [
+        ([1, 6], 6, "rise from 0 to 6, got 1 to 6"),
+        ([0, 5], 6, "rise from 0 to 6, got 0 to 5"),
+        ([0, 7, 6], 7, "rise from 0 to 6"),
+        ([0, 5, 6], 4, "longer than 4, got 5 tokens"),
+        ([[0, 6]], 6, "int32"),
+    ],
+)
+def test_it_says_what_is_wrong_with_packed_texts(offsets, longest: int, message: str) -> None:
+    packed = ops.Packed(torch.tensor(offsets, dtype=torch.int32), longest)
+    tensors = [x[:1] for x in make_inputs(shared=True)]
+    with pytest.raises(ValueError, match=message):
+        ops.prefix_attention(*tensors, packed=packed)
+
+
 def test_packed_texts_are_padded_and_back() -> None:
     mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0]])
     packed = ops.Packed.of(mask)
@@ -176,7 +193,7 @@ def test_the_choice_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ops.choose(half).implementation == "fused"
     for changes, reason in [
         ({"device": "cpu"}, "device cpu"),
-        ({"dtype": torch.float32}, "float32"),
+        ({"dtype": torch.float32}, "float32 has no matrix unit"),
         ({"dtype": torch.float64}, "dtype torch.float64"),
         ({"dim": 129}, "head dimension 129"),
         ({"n_prefix": 65}, "65 prefix tokens"),

@@ -96,6 +96,9 @@ def check_masks(
                 f"expected offsets of packed texts as int32 [R + 1], "
                 f"got {offsets.dtype} {list(offsets.shape)}"
             )
+        # elsewhere to look at the numbers would wait for the device
+        if packed is not None and offsets.device.type == "cpu":
+            _check_offsets(packed, shape[3])
     if padding is not None:
         if mask is not None:
             raise ValueError("expected mask or padding, got both")
@@ -106,6 +109,21 @@ def check_masks(
                 f"expected padding as two int32 [{shape[0]}], "
                 f"got {[(part.dtype, list(part.shape)) for part in padding]}"
             )
+
+
+def _check_offsets(packed: Packed, n_tokens: int) -> None:
+    """Raise ValueError unless the texts fill the row and none is longer than said."""
+    offsets = packed.offsets
+    if int(offsets[0]) != 0 or int(offsets[-1]) != n_tokens or bool((packed.lengths < 0).any()):
+        raise ValueError(
+            f"expected offsets of packed texts that rise from 0 to {n_tokens}, "
+            f"got {int(offsets[0])} to {int(offsets[-1])}"
+        )
+    if len(packed) and int(packed.lengths.max()) > packed.longest:
+        raise ValueError(
+            f"expected no packed text longer than {packed.longest}, "
+            f"got {int(packed.lengths.max())} tokens"
+        )
 
 
 def _broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:

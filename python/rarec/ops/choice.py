@@ -83,13 +83,13 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
             True,
             f"device {case.device} (a GPU's kernel; TRITON_INTERPRET=1 interprets it, for tests)",
         ),
-        (case.device != "cuda", "reference", False, "Triton's interpreter is for tests"),
         (
-            case.dtype == torch.float32,
+            case.dtype == torch.float32 and not interpreted,
             "reference",
-            False,
+            True,
             "float32 has no matrix unit at full precision",
         ),
+        (case.device != "cuda", "reference", False, "Triton's interpreter is for tests"),
         (
             case.n_text > FUSED_TEXT and not masked,
             "reference",

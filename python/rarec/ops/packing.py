@@ -54,17 +54,17 @@ class Packed:
     @cached_property
     def positions(self) -> Tensor:
         """`[N]` int64: place of each token in its text."""
-        return self._tokens - self.start.long().repeat_interleave(self.lengths)
+        return self.present.nonzero()[:, 1]
+
+    @cached_property
+    def present(self) -> Tensor:
+        """`[R, T]` bool: true for text where each text is padded on the right."""
+        return torch.arange(self.longest, device=self.offsets.device) < self.lengths[:, None]
 
     @cached_property
     def slots(self) -> Tensor:
         """`[N]` int64: place of each token in `[R * T]`, its text padded on the right."""
-        rows = torch.arange(len(self), device=self.offsets.device)
-        return rows.repeat_interleave(self.lengths) * self.longest + self.positions
-
-    @cached_property
-    def _tokens(self) -> Tensor:
-        return torch.arange(int(self.offsets[-1]), device=self.offsets.device)
+        return self.present.flatten().nonzero()[:, 0]
 
     def pad(self, tokens: Tensor) -> Tensor:
         """Return `[R, T, ...]` of `[N, ...]`, zero in the padding."""

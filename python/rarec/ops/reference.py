@@ -49,7 +49,7 @@ def prefix_attention_reference(
             prefix_value,
             own_key=own_key,
             own_value=own_value,
-            padding=(torch.zeros_like(packed.lengths), packed.lengths),
+            mask=packed.present[:, None, None, :],
             causal=causal,
             window=window,
             scale=scale,
