@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := -n 2 --dist loadfile -q
 
 .PHONY: help dev demo test check test-rust test-sanitizer test-aarch64 test-python test-kernels \
-	test-wheel fuzz bench wheel clean
+	compile-kernels test-mutants test-wheel fuzz bench wheel clean
 
 help:
 	@echo "make demo   the whole path on MovieLens-100K and MiniLM; results in runs/demo"
@@ -84,7 +84,15 @@ test-python: dev
 
 # a process of its own: Triton reads the variable when it is imported
 test-kernels: dev
-	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) tests/test_kernels.py
+	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/test_kernels.py
+
+# the kernels for GPUs that need not be here: none may spill (docs/kernels.md)
+compile-kernels: dev
+	$(ONE_THREAD) $(BIN)/python -m benches.compile_kernels
+
+# do the tests of the kernels notice mistakes in them?
+test-mutants: dev
+	$(BIN)/python -m tests.kernel_mutants
 
 # only the installed wheel, seen from elsewhere, shows what the wheel forgot
 test-wheel: wheel

@@ -32,7 +32,6 @@ import torch
 import triton
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
@@ -205,15 +204,17 @@ def _row(
     tile = [constants[name] for name in ("BLOCK_Q", "BLOCK_T", "num_warps", "num_stages")]
     row: dict[str, Any] = {
         "config": f"{kernel} {launch}",
+        "dim": constants["BLOCK_D"],
         "tile": tile,
         "target": target,
         **(_nvidia(compiled) if chip.gpu.backend == "cuda" else _amd(compiled)),
         "shared_bytes": compiled.metadata.shared,
     }
     assembly = compiled.asm["ptx" if chip.gpu.backend == "cuda" else "amdgcn"]
+    # a side of less than 64 rows has no product of the newest kind, but that of sm_80
+    older = tile[1 if kernel == "backward_text" else 0] < 64 and chip.gpu.backend == "cuda"
     row["tensor_cores"] = assembly.count(chip.product)
-    if target != "sm_80" and chip.gpu.backend == "cuda":
-        # small tiles have no product of the newest kind: the older one is a tensor core's too
+    if older and chip.product != "mma.sync":
         row["tensor_cores"] += assembly.count("mma.sync")
     refused = []
     if row["spill_bytes"]:
@@ -262,6 +263,27 @@ def _amd(compiled: Any) -> dict[str, int]:
     return {"registers": number("vgpr_count"), "spill_bytes": spilled}
 
 
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table in Markdown: the most that any configuration of a kernel and width takes."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    lines = [f"| kernel, D | {' | '.join(targets)} |", f"|---|{'---|' * len(targets)}"]
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        name = f"{row['config'].split()[0]} {row['dim']}"
+        cells.setdefault(name, {}).setdefault(row["target"], []).append(row)
+    for name, by_target in cells.items():
+        texts = []
+        for target in targets:
+            worst = {
+                key: max(row[key] for row in by_target[target])
+                for key in ("registers", "spill_bytes", "shared_bytes")
+            }
+            shared = worst["shared_bytes"] / 1024
+            texts.append(f"{worst['registers']} / {worst['spill_bytes']} / {shared:.0f}")
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return [*lines, "", "registers a thread / bytes spilled / KiB of shared memory"]
+
+
 def main() -> int:
     """Compile all, print the table, write the rows; return 1 if something is refused."""
     parser = argparse.ArgumentParser(
@@ -281,13 +303,7 @@ def main() -> int:
             for result in track(results, "compiling", total=len(jobs), console=console)
             for row in result
         ]
-    table = Table("target", "config", "tile", "registers", "spill", "shared", "tensor cores")
-    for row in rows:
-        numbers = (
-            row[name] for name in ("registers", "spill_bytes", "shared_bytes", "tensor_cores")
-        )
-        table.add_row(row["target"], row["config"], str(row["tile"]), *map(str, numbers))
-    console.print(table)
+    console.print("\n".join(summary(rows)), soft_wrap=True)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(
         json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n"

@@ -21,9 +21,6 @@ from rarec.kernels.backward import backward_query, backward_text
 from rarec.kernels.common import INTERPRETED
 from rarec.kernels.forward import forward
 from rarec.kernels.tiles import (
-    BACKWARD_QUERY,
-    BACKWARD_TEXT,
-    FORWARD,
     Tile,
     choose_tile,
     padded_dim,
@@ -133,7 +130,7 @@ def _forward(
         query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
-    chosen = launch.tile(FORWARD, longest, tile)
+    chosen = launch.tile("forward", longest, tile)
     n_tiles = triton.cdiv(longest, chosen.query)
     # a launch goes to the current device, which need not be that of the tensors
     with torch.cuda.device_of(query):
@@ -202,7 +199,7 @@ def _backward(
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
     n_rows, n_heads = len(start), query.shape[1]
-    chosen = launch.tile(BACKWARD_QUERY, longest, tile)
+    chosen = launch.tile("backward_query", longest, tile)
     n_tiles = triton.cdiv(longest, chosen.query)
     delta = torch.empty_like(lse)
     shape = (n_rows, n_heads, n_tiles, launch.n_prefix, launch.dim) if need_prefix else (0,)
@@ -235,7 +232,7 @@ def _backward(
             NEED_PREFIX=need_prefix,
         )
         if need_text:
-            chosen = launch.tile(BACKWARD_TEXT, longest, tile)
+            chosen = launch.tile("backward_text", longest, tile)
             n_tiles = triton.cdiv(longest, chosen.text)
             backward_text[(n_tiles * n_rows * key.shape[1],)](
                 *launch.text,
@@ -353,9 +350,9 @@ class _Launch:
             "enable_fp_fusion": True,
         }
 
-    def tile(self, table: dict[int, Tile], longest: int, given: Sequence[int]) -> Tile:
+    def tile(self, kernel: str, longest: int, given: Sequence[int]) -> Tile:
         """Return the tile of a launch: the given one, or the table's."""
-        return Tile(*given) if given else choose_tile(table, longest, self.dim)
+        return Tile(*given) if given else choose_tile(kernel, longest, self.dim)
 
     def strides(self, *tensors: Tensor) -> list[int]:
         """Return batch, head and row strides of each; packed texts share their one batch row."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import triton
+from triton.runtime.driver import driver
+
+from rarec.kernels.common import INTERPRETED
 
 
 class Tile(NamedTuple):
@@ -20,36 +23,52 @@ class Tile(NamedTuple):
     stages: int
 
 
-#: By the head dimension, rounded up to a power of two.
-FORWARD = {
-    16: Tile(64, 64, 4, 2),
-    32: Tile(64, 64, 4, 2),
-    64: Tile(128, 64, 8, 3),
-    128: Tile(64, 32, 8, 2),
+#: By kernel and head dimension, rounded up to a power of two; clean on every target.
+TILES = {
+    "forward": {
+        16: Tile(64, 64, 4, 2),
+        32: Tile(64, 64, 4, 2),
+        64: Tile(128, 64, 8, 3),
+        128: Tile(64, 32, 8, 2),
+    },
+    "backward_query": {
+        16: Tile(64, 64, 4, 2),
+        32: Tile(64, 64, 4, 2),
+        64: Tile(64, 64, 8, 2),
+        128: Tile(64, 32, 4, 2),
+    },
+    "backward_text": {
+        16: Tile(32, 32, 4, 2),
+        32: Tile(32, 32, 4, 2),
+        64: Tile(64, 32, 4, 2),
+        128: Tile(32, 32, 4, 2),
+    },
 }
-BACKWARD_QUERY = {
-    16: Tile(64, 64, 4, 2),
-    32: Tile(64, 64, 4, 2),
-    64: Tile(64, 64, 8, 2),
-    128: Tile(64, 32, 4, 2),
-}
-BACKWARD_TEXT = {
-    16: Tile(32, 32, 4, 2),
-    32: Tile(32, 32, 4, 2),
-    64: Tile(64, 32, 4, 2),
-    128: Tile(32, 32, 4, 2),
+#: In their place on sm_90, whose largest products read shared memory and want 64 rows.
+TILES_90 = {
+    "forward": {128: Tile(128, 64, 8, 2)},
+    "backward_query": {64: Tile(64, 64, 4, 2)},
+    "backward_text": {
+        32: Tile(64, 64, 4, 2),
+        64: Tile(64, 64, 4, 2),
+        128: Tile(64, 64, 8, 2),
+    },
 }
 
 
-def choose_tile(table: dict[int, Tile], n_text: int, dim: int) -> Tile:
-    """Return the tile of a launch, no larger than the text needs.
+def choose_tile(kernel: str, n_text: int, dim: int) -> Tile:
+    """Return the tile of a launch on the current device, no larger than the text needs.
 
     Args:
-        table: `FORWARD`, `BACKWARD_QUERY` or `BACKWARD_TEXT`.
+        kernel: `forward`, `backward_query` or `backward_text`.
         n_text: Tokens of the longest text.
         dim: Head dimension, at most 128.
     """
-    tile = table[padded_dim(dim)]
+    width = padded_dim(dim)
+    tile = TILES[kernel][width]
+    # the interpreter has no device
+    if not INTERPRETED and driver.active.get_current_target().arch == 90:
+        tile = TILES_90[kernel].get(width, tile)
     # 16 is the smallest side of a matrix product
     limit = max(16, triton.next_power_of_2(n_text))
     return tile._replace(query=min(tile.query, limit), text=min(tile.text, limit))

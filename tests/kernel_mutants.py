@@ -139,7 +139,9 @@ MUTANTS = (
         "        dlogits = weights * dlogits",
     ),
     Mutant(
-        "parts of empty tiles stay unwritten", "backward.py", "if NEED_PREFIX:\n                not",
+        "parts of empty tiles stay unwritten",
+        "backward.py",
+        "if NEED_PREFIX:\n                not",
         "if False:\n                not",
     ),
     Mutant(
