@@ -113,6 +113,11 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @property
+    def instructions(self) -> str:
+        """What searches it: `avx512`, `avx2`, `neon` or `portable`."""
+        return self._catalogue.instructions
+
     def number(self, item_id: str) -> int:
         """Return the row of an item.
 

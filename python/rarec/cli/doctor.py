@@ -12,8 +12,8 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from rarec import _rust
 from rarec.cli.application import command, output
+from rarec.index import ItemIndex
 from rarec.ops import IMPLEMENTATION_VARIABLE, Case, choose
 
 
@@ -55,7 +55,7 @@ def _machine() -> Iterator[tuple[str, str]]:
         except importlib.metadata.PackageNotFoundError:
             yield package, "not installed"
     yield "python", platform.python_version()
-    instructions = _rust.Catalogue(np.zeros((1, 1), dtype=np.float32)).instructions
+    instructions = ItemIndex(np.zeros((1, 1), dtype=np.float32), ["0"], [""]).instructions
     yield "processor", f"{os.cpu_count()} cores, extension uses {instructions} instructions"
     if not torch.cuda.is_available():
         yield "GPU", "none"
