@@ -21,7 +21,10 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("KERNELS NOT TESTED: neither TRITON_INTERPRET=1 nor a GPU", allow_module_level=True)
 pytest.importorskip("triton", reason="KERNELS NOT TESTED: triton is not installed")
 
+import transformers  # noqa: E402
+
 from rarec import ops  # noqa: E402
+from rarec.backbone import Backbone  # noqa: E402
 from rarec.kernels import prefix_attention as kernels  # noqa: E402
 from rarec.kernels.tiles import Tile  # noqa: E402
 
@@ -43,10 +46,14 @@ def inside_nan(values: Tensor, *, by_token: bool = False) -> Tensor:
     return view.transpose(1, 2) if by_token else view
 
 
-def fused(*tensors: Tensor, packed: ops.Packed | None = None, **options: Any) -> Tensor:
+run_kernels = kernels.prefix_attention
+
+
+def fused(*tensors: Tensor, packed: Any = None, **options: Any) -> Tensor:
     """Return the fused attention, cut into tiles that need not be those of a GPU."""
-    spans = None if packed is None else (packed.start, packed.lengths, packed.longest)
-    return kernels.prefix_attention(*tensors, packed=spans, **options)
+    if isinstance(packed, ops.Packed):
+        packed = (packed.start, packed.lengths, packed.longest)
+    return run_kernels(*tensors, packed=packed, **options)
 
 
 @dataclass
@@ -107,7 +114,8 @@ def gradients(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     """Return the gradients for one random gradient of the result, not contiguous."""
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(out.shape, generator=generator).to(DEVICE, out.dtype)
-    gradient = inside_nan(gradient, by_token=True)
+    if out.ndim == 4:
+        gradient = inside_nan(gradient, by_token=True)
     return list(torch.autograd.grad(out, tensors, gradient, materialize_grads=True))
 
 
@@ -364,3 +372,43 @@ def test_checkpointing_and_autocast_change_nothing() -> None:
     ours = gradients(out, floats)
     for one, other in zip(ours, gradients(plain, inputs.tensors), strict=True):
         assert torch.equal(one, other.float())
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", ["bert", "mistral"])
+def test_language_models_read_with_it(
+    name: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    if name == "bert":
+        model: Any = transformers.BertModel(
+            transformers.BertConfig(num_attention_heads=2, initializer_range=0.3, **sizes)
+        )
+    else:
+        config = transformers.MistralConfig(
+            num_attention_heads=4, num_key_value_heads=2, sliding_window=4, **sizes
+        )
+        model = transformers.MistralModel(config)
+    backbone = Backbone(model.to(DEVICE))
+    mask = torch.ones(3, 9, dtype=torch.int64)
+    mask[1, 5:] = 0
+    mask[2, 1:] = 0
+    mask = (mask if side == "right" else mask.flip(1)).to(DEVICE)
+    ids = torch.arange(27).view(3, 9).to(DEVICE) + 1
+    shared = torch.randn(2, 3, 64).to(DEVICE).requires_grad_()
+    own = torch.randn(2, 3, 1, 64).to(DEVICE).requires_grad_()
+    calls: list[object] = []
+    monkeypatch.setattr(
+        kernels, "prefix_attention", lambda *a, **k: calls.append(k["packed"]) or fused(*a, **k)
+    )
+    results = []
+    for implementation in ("reference", "fused"):
+        monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, implementation)
+        states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+        states = states[mask.bool()]
+        results.append([states, *gradients(states[None], [shared, own])])
+    assert len(calls) == 2
+    assert None not in calls
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
