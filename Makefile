@@ -105,7 +105,7 @@ test-wheel: wheel
 	cd target/wheel-test && venv/bin/rarec --help > /dev/null
 	rm -rf target/wheel-test
 
-test: check test-rust test-python test-kernels test-wheel
+test: check test-rust test-python test-kernels compile-kernels test-wheel
 	@echo "all checks and tests passed"
 
 bench: dev
