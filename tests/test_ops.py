@@ -128,12 +128,15 @@ def test_own_prefix_stands_after_the_other(shared: bool) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
 def test_packed_texts_see_themselves_alone(shared: bool, causal: bool, window: int | None) -> None:
-    lengths = [4, 0, 6, 1]
+    # enough texts to be padded in parts, the last of which is short
+    lengths = [4, 0, 6, 1, 1, 1, 2, 2, 0, 0, 5, 3, 3, 4, 1, 6, 2]
     packed = ops.Packed.of(torch.arange(6) < torch.tensor(lengths)[:, None])
-    assert (packed.offsets.tolist(), packed.longest) == ([0, 4, 4, 10, 11], 6)
+    assert (packed.offsets[:5].tolist(), packed.longest) == ([0, 4, 4, 10, 11], 6)
+    assert [len(part) for part in packed.parts] == [8, 8, 1]
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 4, 11, 5), *[(1, 2, 11, 5)] * 2, *[(1 if shared else 4, 2, 3, 5)] * 2]
-    shapes += [(4, 2, 2, 5)] * 2
+    n_texts, n_tokens = len(lengths), sum(lengths)
+    shapes = [(1, 4, n_tokens, 5), *[(1, 2, n_tokens, 5)] * 2]
+    shapes += [*[(1 if shared else n_texts, 2, 3, 5)] * 2, *[(n_texts, 2, 2, 5)] * 2]
     inputs = [
         torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
         for shape in shapes

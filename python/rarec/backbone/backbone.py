@@ -99,17 +99,7 @@ class Backbone:
         """
         shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
         own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
-        prefixes = {}
-        if shared is not None or own is not None:
-            prefixes = {
-                id(layer.module): layer_prefix(
-                    layer,
-                    None if shared is None else shared[number],
-                    None if own is None else own[number],
-                )
-                for number, layer in enumerate(self.layers)
-            }
-        (states,) = self._read(input_ids, attention_mask, prefixes)
+        (states,) = self._read(input_ids, attention_mask, shared, own)
         return states
 
     @torch.no_grad()
@@ -120,14 +110,15 @@ class Backbone:
             input_ids: `[B, T]` int64.
             attention_mask: `[B, T]` 1 for text, 0 for padding.
         """
-        states = self._read(input_ids, attention_mask, {}, all_layers=True)[: self.n_layers]
+        states = self._read(input_ids, attention_mask, None, None, all_layers=True)[: self.n_layers]
         return torch.stack([self.pool(state, attention_mask) for state in states], dim=1)
 
     def _read(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        prefixes: dict[int, Prefix],
+        shared: Tensor | None,
+        own: Tensor | None,
         *,
         all_layers: bool = False,
     ) -> list[Tensor]:
@@ -137,6 +128,7 @@ class Backbone:
             keywords["output_hidden_states"] = True
         present = attention_mask.bool()
         if self.packing is None or bool(present.all()):
+            prefixes = self._prefixes(shared, own)
             if prefixes and any(layer.rotation is not None for layer in self.layers):
                 # the prefix stands at 0: counting left padding would move the text away from it
                 keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
@@ -148,17 +140,34 @@ class Backbone:
             )
             return list(output.hidden_states) if all_layers else [output.last_hidden_state]
 
-        packed = Packed.of(present)
-        arguments = self.packing.arguments(input_ids[present], packed)
-        output = self.model(**arguments, rarec=Reading(prefixes, packed), **keywords)
-        rows = present.flatten().nonzero()[:, 0]
+        # short texts first: neighbours are padded together where the attention has to
+        order = present.sum(dim=1).argsort(stable=True)
+        packed = Packed.of(present[order])
+        places = torch.arange(present.numel(), device=present.device).view_as(present)
+        places = places[order][present[order]]
+        reading = Reading(self._prefixes(shared, None if own is None else own[:, order]), packed)
+        arguments = self.packing.arguments(input_ids.flatten()[places], packed)
+        output = self.model(**arguments, rarec=reading, **keywords)
         # the layout of the batch again; no gradient is added to another
         return [
             states.new_zeros(present.numel(), states.shape[2])
-            .index_copy(0, rows, states[0])
+            .index_copy(0, places, states[0])
             .unflatten(0, present.shape)
             for states in (output.hidden_states if all_layers else [output.last_hidden_state])
         ]
+
+    def _prefixes(self, shared: Tensor | None, own: Tensor | None) -> dict[int, Prefix]:
+        """Return the prefix of each layer by its module's id, empty without any."""
+        if shared is None and own is None:
+            return {}
+        return {
+            id(layer.module): layer_prefix(
+                layer,
+                None if shared is None else shared[number],
+                None if own is None else own[number],
+            )
+            for number, layer in enumerate(self.layers)
+        }
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return `[B, H]`: the mean, first or last real token of each text.

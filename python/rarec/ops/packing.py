@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Parts that the texts of a batch are padded in, at most, and texts of a part, at least.
+PARTS, PART = 4, 8
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -52,6 +55,11 @@ class Packed:
         return self.offsets.diff()
 
     @cached_property
+    def n_tokens(self) -> int:
+        """N."""
+        return int(self.offsets[-1])
+
+    @cached_property
     def positions(self) -> Tensor:
         """`[N]` int64: place of each token in its text."""
         return self.present.nonzero()[:, 1]
@@ -65,6 +73,19 @@ class Packed:
     def slots(self) -> Tensor:
         """`[N]` int64: place of each token in `[R * T]`, its text padded on the right."""
         return self.present.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def parts(self) -> list[Packed]:
+        """The same texts as a few rows of like length, where they stand in such an order."""
+        size = max(PART, -(-len(self) // PARTS))
+        if len(self) <= size:
+            return [self]
+        parts = []
+        for lengths in self.lengths.split(size):
+            offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
+            offsets[1:] = lengths.cumsum(0)
+            parts.append(Packed(offsets, int(lengths.max())))
+        return parts
 
     def pad(self, tokens: Tensor) -> Tensor:
         """Return `[R, T, ...]` of `[N, ...]`, zero in the padding."""

@@ -6,6 +6,8 @@ parts), D head dimension, L = S + T; of packed texts R texts and N tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,25 +40,17 @@ def prefix_attention_reference(
     everywhere. Arguments are those of `prefix_attention`, unchecked.
     """
     if packed is not None:
-        query, key, value = (
-            packed.pad(tensor[0].transpose(0, 1)).transpose(1, 2) for tensor in (query, key, value)
-        )
-        table = prefix_attention_reference(
-            query,
-            key,
-            value,
-            prefix_key,
-            prefix_value,
-            own_key=own_key,
-            own_value=own_value,
-            mask=packed.present[:, None, None, :],
+        return _packed_attention(
+            (query, key, value),
+            (prefix_key, prefix_value),
+            (own_key, own_value),
+            packed,
             causal=causal,
             window=window,
             scale=scale,
             dropout=dropout,
             softcap=softcap,
         )
-        return packed.unpad(table.transpose(1, 2)).transpose(0, 1)[None]
 
     present = None
     if padding is not None:
@@ -98,6 +92,44 @@ def prefix_attention_reference(
     if present is not None:
         result = result.masked_fill(~present[:, None, :, None], 0.0)
     return result
+
+
+def _packed_attention(
+    text: tuple[Tensor, Tensor, Tensor],
+    prefix: tuple[Tensor, Tensor],
+    own: tuple[Tensor | None, Tensor | None],
+    packed: Packed,
+    **options: Any,
+) -> Tensor:
+    """Return the attention of packed texts: they are padded, a few of like length together."""
+    parts = packed.parts
+    n_tokens = [part.n_tokens for part in parts]
+    n_texts = [len(part) for part in parts]
+    pieces = zip(*(tensor.split(n_tokens, dim=2) for tensor in text), strict=True)
+    results = []
+    for number, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
+        query, key, value = (
+            part.pad(tensor[0].transpose(0, 1)).transpose(1, 2) for tensor in piece
+        )
+        prefix_key, prefix_value, own_key, own_value = (
+            tensor if tensor is None or len(tensor) == 1 else tensor.split(n_texts)[number]
+            for tensor in (*prefix, *own)
+        )
+        assert prefix_key is not None
+        assert prefix_value is not None
+        table = prefix_attention_reference(
+            query,
+            key,
+            value,
+            prefix_key,
+            prefix_value,
+            own_key=own_key,
+            own_value=own_value,
+            mask=part.present[:, None, None, :],
+            **options,
+        )
+        results.append(part.unpad(table.transpose(1, 2)))
+    return torch.cat(results).transpose(0, 1)[None]
 
 
 def _concatenate(prefixes: list[Tensor], text: Tensor) -> Tensor:
