@@ -1,7 +1,7 @@
-"""Inputs of prefix attention, and the attention written out that everything is compared with.
+"""Inputs of prefix attention, and the attention written out that all is compared with.
 
-Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens, P = S + K,
-L = P + T, D head dimension.
+Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens,
+P = S + K, D head dimension.
 """
 
 from __future__ import annotations
@@ -87,9 +87,8 @@ class Inputs:
         """Return the inputs with `function` applied to all that has a gradient."""
         return replace(self, **{name: function(tensor) for name, tensor in self.tensors.items()})
 
-    def row(self, number: int) -> Inputs:
-        """Return one text of the batch; its prefix stays as it is."""
-        part = slice(number, number + 1)
+    def rows(self, part: slice) -> Inputs:
+        """Return some texts of the batch; what all share stays as it is."""
         inputs = self.map(lambda tensor: tensor if len(tensor) == 1 else tensor[part])
         if self.padding is None:
             return inputs

@@ -1,8 +1,8 @@
 """Two attentions of torch, over the text and over the prefix, merged by their log-sum-exp.
 
 With `lse` that of all keys, each part's weights are `exp(logits - lse)`: its own result times
-`exp(own lse - lse)`. A flash backward recomputes its weights from the `lse` it is given, and needs
-of the result only `sum(grad_out * out)`; given the merged ones it returns the exact gradients of its
+`exp(own lse - lse)`. A flash backward recomputes its weights from the `lse` it is given, and of the
+result needs only `sum(grad_out * out)`; given the merged ones it returns the exact gradients of its
 own part (Dao et al. 2022, arXiv:2205.14135, section B.4). Nothing is concatenated but the prefix.
 """
 
@@ -47,9 +47,9 @@ class _Merged(torch.autograd.Function):
         text, text_lse, text_random = _flash(query, key, value, mask, causal)
         prefix, prefix_lse, prefix_random = _flash(query, prefix_key, prefix_value, None, False)
         lse = torch.logaddexp(text_lse, prefix_lse)
-        # rounded to the dtype of the result once, after the sum
-        result = text * torch.exp(text_lse - lse)[..., None]
-        result = result.addcmul_(prefix, torch.exp(prefix_lse - lse)[..., None]).to(query.dtype)
+        # exp(prefix_lse - lse), rounded so that one pass over the two results merges them
+        weight = torch.sigmoid(prefix_lse - text_lse).to(query.dtype)
+        result = torch.lerp(text, prefix, weight[..., None])
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, mask, result, lse)
         ctx.random, ctx.causal = (text_random, prefix_random), causal
         return result

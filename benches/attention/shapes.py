@@ -1,7 +1,7 @@
 """What is timed: heads of known models, lengths of text and prefix, padding.
 
-Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens, P = S + K,
-D head dimension.
+Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens,
+P = S + K, D head dimension.
 """
 
 from __future__ import annotations
