@@ -48,6 +48,30 @@ def fused(inputs: Inputs) -> Tensor:
     return run_ops(inputs, "fused")
 
 
+def run_packed(inputs: Inputs, implementation: str = "fused") -> Tensor:
+    """Return `rarec.ops.prefix_attention` of the same texts without their padding."""
+    assert inputs.present is not None
+    packed = ops.Packed.of(inputs.present)
+    query, key, value = (
+        packed.unpad(tensor.transpose(1, 2)).transpose(0, 1)[None]
+        for tensor in (inputs.query, inputs.key, inputs.value)
+    )
+    result = ops.prefix_attention(
+        query,
+        key,
+        value,
+        inputs.prefix_key,
+        inputs.prefix_value,
+        own_key=inputs.own_key,
+        own_value=inputs.own_value,
+        packed=packed,
+        causal=inputs.causal,
+        window=inputs.window,
+        implementation=implementation,
+    )
+    return packed.pad(result[0].transpose(0, 1)).transpose(1, 2)
+
+
 def flex(inputs: Inputs) -> Tensor:
     """Return FlexAttention over concatenated keys, compiled; its block mask is made once."""
     prefix_key, prefix_value = inputs.prefixes
