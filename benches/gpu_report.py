@@ -1,8 +1,8 @@
 """Check and time prefix attention on this machine's GPU, and pack what was found to send back.
 
-`python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. The folder
-and `FOLDER.zip` beside it hold the report: `report.md`, `attention.json`, `.csv` and `.png`. What is
-found is written after every case, so that an interrupted run is not lost.
+`python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER, and
+the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv` and `.png`.
+They are written after every step, so that an interrupted run keeps what it found.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0, 1 if anything is wrong, 2 without a GPU, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benches.gpu_report", description=__doc__)
     parser.add_argument(
-        "--out", type=Path, default=Path("prefix-attention-report"), help="folder of the report"
+        "--out", type=Path, default=Path("runs/gpu-report"), help="folder of the report"
     )
     parser.add_argument("--quick", action="store_true", help="a few checks and cases, minutes")
     options = parser.parse_args(arguments)

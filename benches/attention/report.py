@@ -132,8 +132,9 @@ def write_plot(folder: Path, name: str, rows: Sequence[Row]) -> Path | None:
             panel.set_title(f"{shape}, {part}", fontsize=10)
             panel.set_xlabel("text tokens")
             panel.set_ylabel("ms")
-    if shapes:
-        panels[0][0].legend(fontsize=8)
+    drawn = [panel for panel in panels.flat if panel.lines]
+    if drawn:
+        drawn[0].legend(fontsize=8)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     folder.mkdir(parents=True, exist_ok=True)
