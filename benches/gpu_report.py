@@ -52,9 +52,9 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether all checks passed and no provider was wrong."""
+        """Whether all checks passed and no row is faulty."""
         passed = all(outcome.passed for outcome in self.outcomes)
-        return passed and all(row.status != "wrong" for row in self.rows)
+        return passed and not any(row.faulty for row in self.rows)
 
     def write(self) -> None:
         """Write all but the plot and the archive."""
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/gpu-report"), help="folder of the report"
     )
-    parser.add_argument("--quick", action="store_true", help="a few checks and cases, minutes")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the checks and cases")
     options = parser.parse_args(arguments)
     console = Console()
     if not torch.cuda.is_available():

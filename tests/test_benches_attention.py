@@ -134,13 +134,14 @@ def test_rows_are_measured_skipped_or_wrong() -> None:
         "flex": "skipped",
         "fused": "skipped",
         "off": "wrong",
-        "breaks": "wrong",
+        "breaks": "broken",
     }
+    assert {row.provider for row in rows if row.faulty} == {"off"}
     for row in rows:
         assert (row.median_ms is None) == (row.status != "measured") == bool(row.reason)
     lines = "\n".join(tables.lines_of(rows))
     assert "SKIPPED fused: no GPU: Triton's interpreter is never timed (3 rows)" in lines
-    assert "WRONG breaks: RuntimeError: broken (3 rows)" in lines
+    assert "BROKEN breaks: RuntimeError: broken (3 rows)" in lines
 
 
 def row(name: str, part: str, median: float, moved: float) -> measure.Row:

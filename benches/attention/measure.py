@@ -19,6 +19,8 @@ from benches.attention.shapes import Case
 from benches.attention.timing import Run, one_thread, take_turns, warm_up
 
 NO_MEMORY = "not enough memory"
+#: Providers of rarec: they may not break.
+OURS = ("sdpa", "fused")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Row:
     """What is found of one provider, case and pass; units stand in the names.
 
     Attributes:
-        status: `measured`, `skipped` or `wrong`; what is wrong is not timed.
+        status: `measured`; `skipped`; `wrong`, whose result is not that of float64, and which is
+            therefore not timed; `broken`, which raised an error.
         reason: Why it is not measured.
         median_ms: Of all `rounds`; `p20_ms` and `p80_ms` are percentiles.
         against_sdpa: Time of `sdpa` over its own, median over rounds: above 1 where it is faster.
@@ -67,6 +70,11 @@ class Row:
     worst: str = ""
     error: float | None = None
     bound: float | None = None
+
+    @property
+    def faulty(self) -> bool:
+        """Whether a result is wrong, or rarec cannot give one."""
+        return self.status == "wrong" or (self.status == "broken" and self.provider in OURS)
 
 
 def measure_case(
@@ -143,7 +151,7 @@ def _failed(row: Row, error: Exception) -> Row:
         torch.cuda.empty_cache()
         return replace(row, status="skipped", reason=NO_MEMORY)
     first = str(error).strip().partition("\n")[0]
-    return replace(row, status="wrong", reason=f"{type(error).__name__}: {first}")
+    return replace(row, status="broken", reason=f"{type(error).__name__}: {first}")
 
 
 def _run(provider: Provider, inputs: Inputs, grad_out: Tensor, part: str) -> Run:
