@@ -89,6 +89,11 @@ def test_the_model_by_hand() -> None:
     query, text = 2 * 2 * 3 * 2 * 4, 2 * 2 * 2 * 3 * 1 * 4
     prefix, lse = 2 * 2 * (1 + 2 * 1) * 4, 4 * 2 * 2 * 3
     assert model.bytes_moved("fused", case, "forward") == 2 * query + text + prefix + lse
+    # one program a head and text: prefix gradients of both kinds in float32
+    partials = 4 * 2 * 2 * 2 * 2 * 4
+    first = 4 * query + text + prefix + 2 * lse + partials
+    second = 2 * query + 2 * text + 2 * lse
+    assert model.bytes_moved("fused", case, "backward") == first + partials + prefix + second
     keys, mask = 2 * 2 * 2 * 5 * 1 * 4, 3 * 5
     cat = text + prefix + keys
     # a mask makes torch repeat the keys for both heads on a GPU

@@ -131,17 +131,16 @@ def _fused_forward(of: _Sizes) -> float:
 
 
 def _fused_backward(of: _Sizes) -> float:
-    """Three kernels: `sum(grad_out * out)`, the queries' gradient, the keys' and values'.
+    """Two kernels: the queries' gradient, and the text's.
 
-    The first reads result and its gradient. The second reads queries, text and the gradient, and
-    writes the queries' gradient and the partial ones of the prefix, which are then summed. The
-    third reads the same and writes the text's gradients.
+    The first reads queries, text, prefix, result and its gradient; it writes the queries' gradient,
+    `sum(grad_out * out)`, and the partial gradients of the prefix, which are then summed. The
+    second reads queries, text and the gradient of the result, and writes the text's gradients.
     """
-    delta = 2 * of.read_query + of.lse
-    queries = 2 * of.read_query + of.read_text + of.prefix + 2 * of.lse + of.query + of.partials
+    queries = 3 * of.read_query + of.read_text + of.prefix + 2 * of.lse + of.query + of.partials
     prefix = of.partials + of.prefix
     text = 2 * of.read_query + of.read_text + 2 * of.lse + of.text
-    return delta + queries + prefix + text
+    return queries + prefix + text
 
 
 def _cat(of: _Sizes) -> float:
@@ -188,7 +187,7 @@ def _flex_forward(of: _Sizes) -> float:
 
 
 def _flex_backward(of: _Sizes) -> float:
-    """As the fused one, over concatenated keys."""
+    """As the fused one, over concatenated keys, with `sum(grad_out * out)` made before."""
     delta = 2 * of.query + of.lse
     queries = 2 * of.query + of.keys + 2 * of.lse + of.query
     keys = 2 * of.query + of.keys + 2 * of.lse + of.keys
