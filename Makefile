@@ -100,7 +100,8 @@ test-wheel: wheel
 	$(PYTHON) -m venv target/wheel-test/venv
 	target/wheel-test/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	target/wheel-test/venv/bin/python -m pip install --quiet --group test dist/rarec-*.whl
-	cp -r tests pyproject.toml target/wheel-test/ && rm target/wheel-test/tests/test_architecture.py
+	cp -r tests pyproject.toml target/wheel-test/
+	rm target/wheel-test/tests/test_architecture.py target/wheel-test/tests/test_benches_*.py
 	cd target/wheel-test && TRITON_INTERPRET=1 $(ONE_THREAD) venv/bin/python -m pytest $(PYTEST)
 	cd target/wheel-test && venv/bin/rarec --help > /dev/null
 	rm -rf target/wheel-test

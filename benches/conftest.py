@@ -14,6 +14,7 @@ import pytest
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = pytest.StashKey[dict[str, list[dict[str, object]]]]()
+SECTIONS = pytest.StashKey[dict[str, list[str]]]()
 
 Race = Callable[..., None]
 
@@ -41,6 +42,12 @@ def rows(request: pytest.FixtureRequest) -> list[dict[str, object]]:
     # bench_rust_sampling.py and bench_rust_scoring.py both go to rust.json
     name = request.path.stem.split("_")[1]
     return request.config.stash.setdefault(ROWS, {}).setdefault(name, [])
+
+
+@pytest.fixture(scope="session")
+def sections(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """Return lines to print at the end by title, to add to."""
+    return request.config.stash.setdefault(SECTIONS, {})
 
 
 def busy_seconds() -> float:
@@ -117,7 +124,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the rows."""
+    """Print the rows, and what else was left to print."""
+    for title, lines in config.stash.get(SECTIONS, {}).items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
     for name, rows in config.stash.get(ROWS, {}).items():
         terminalreporter.section(f"{name}: ratio > 1 where ours is better")
         for row in rows:

@@ -1,0 +1,1 @@
+"""Prefix attention by several providers: inputs, correctness, time, and a model of it."""

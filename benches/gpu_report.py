@@ -1,0 +1,172 @@
+"""Check and time prefix attention on this machine's GPU, and pack what was found to send back.
+
+`python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER, and
+the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv` and `.png`.
+They are written after every step, so that an interrupted run keeps what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benches.attention.checks import Check, Outcome, checks, run_check
+from benches.attention.measure import Row, measure_case
+from benches.attention.report import (
+    NO_PLOT,
+    describe_machine,
+    write_atomically,
+    write_plot,
+    write_rows,
+)
+from benches.attention.shapes import Case, gpu_grid
+from benches.attention.tables import ratio_tables, unmeasured
+
+NO_GPU = 2
+EXPLANATION = """\
+Time of a peer over that of the fused kernel, so above 1 where the fused kernel is faster; in
+brackets the same ratio of the bytes each moves, by `benches.attention.model`. `sdpa` is torch's
+attention over concatenated keys, `merged` two attentions merged by their log-sum-exp, `flex`
+FlexAttention. Medians of runs in turns, caches flushed between them."""
+
+
+@dataclass
+class Report:
+    """What is found so far, and the folder it is kept in."""
+
+    folder: Path
+    machine: dict[str, Any]
+    outcomes: list[Outcome] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether all checks passed and no row is faulty."""
+        passed = all(outcome.passed for outcome in self.outcomes)
+        return passed and not any(row.faulty for row in self.rows)
+
+    def write(self) -> None:
+        """Write all but the plot and the archive."""
+        write_rows(self.folder, "attention", self.machine, self.rows)
+        records = json.dumps([asdict(outcome) for outcome in self.outcomes], indent=1) + "\n"
+        write_atomically(self.folder / "checks.json", records.encode())
+        write_atomically(self.folder / "report.md", self.markdown().encode())
+
+    def pack(self) -> Path:
+        """Write the archive and return its path."""
+        packed = shutil.make_archive(
+            f"{self.folder}.tmp", "zip", self.folder.parent, self.folder.name
+        )
+        return Path(packed).replace(f"{self.folder}.zip")
+
+    def markdown(self) -> str:
+        """Return the report: machine, checks, what was not measured, ratios."""
+        failed = [outcome for outcome in self.outcomes if not outcome.passed]
+        state = "Complete." if self.complete else "Interrupted: what follows is a part."
+        passed = f"{len(self.outcomes) - len(failed)} of {len(self.outcomes)} passed."
+        parts = [
+            f"# Prefix attention on {self.machine.get('gpu', 'a CPU')}",
+            state,
+            "\n".join(f"- {key}: {value}" for key, value in self.machine.items()),
+            "## Checks",
+            passed,
+            *(f"- FAILED {outcome.check}: {outcome.detail}" for outcome in failed),
+            "## Not measured",
+            "\n".join(f"- {line}" for line in unmeasured(self.rows)) or "Nothing.",
+            "## Time",
+            EXPLANATION,
+            ratio_tables(self.rows),
+        ]
+        return "\n\n".join(parts)
+
+
+def run(
+    report: Report,
+    device: str,
+    *,
+    kernel_checks: Sequence[Check],
+    cases: Sequence[Case],
+    rounds: int,
+    console: Console,
+) -> None:
+    """Check, then time, writing the report after every step."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(kernel_checks))
+        for check in kernel_checks:
+            progress.update(task, description=f"checking {check}")
+            outcome = run_check(check, device)
+            report.outcomes.append(outcome)
+            if not outcome.passed:
+                progress.console.print(f"FAILED {outcome.check}: {outcome.detail}", style="red")
+            report.write()
+            progress.advance(task)
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(task, description=f"timing {case}")
+            rows = measure_case(case, device, rounds=rounds)
+            for line in unmeasured(rows):
+                progress.console.print(f"{case}: {line}", style="yellow")
+            report.rows += rows
+            report.write()
+            progress.advance(task)
+    report.complete = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0, 1 if anything is wrong, 2 without a GPU, 130 if interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m benches.gpu_report", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu-report"), help="folder of the report"
+    )
+    parser.add_argument("--quick", action="store_true", help="a quarter of the checks and cases")
+    options = parser.parse_args(arguments)
+    console = Console()
+    if not torch.cuda.is_available():
+        console.print("NO GPU: nothing was checked or timed (torch.cuda.is_available() is false)")
+        return NO_GPU
+
+    report = Report(options.out.resolve(), describe_machine("cuda"))
+    for key, value in report.machine.items():
+        console.print(f"{key}: {value}", highlight=False)
+    interrupted = False
+    try:
+        run(
+            report,
+            "cuda",
+            kernel_checks=checks(quick=options.quick),
+            cases=gpu_grid(quick=options.quick),
+            rounds=20 if options.quick else 50,
+            console=console,
+        )
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print("interrupted: the report holds what was found so far")
+    finally:
+        report.write()
+        if write_plot(report.folder, "attention", report.rows) is None:
+            console.print(NO_PLOT)
+        console.print(f"please send back {report.pack()}")
+    if interrupted:
+        return 130
+    return 0 if report.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
