@@ -153,7 +153,8 @@ def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
     """Return a row for each kernel of a launch."""
     from rarec.kernels import prefix_attention as module
 
-    driver.set_active(FakeDriver(TARGETS[target].gpu))
+    fake: Any = FakeDriver(TARGETS[target].gpu)
+    driver.set_active(fake)
     kept: list[tuple[str, dict[str, Any], Any]] = []
     originals = {name: getattr(module, name) for name in ("forward", *BACKWARD)}
     for name, kernel in originals.items():

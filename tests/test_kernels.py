@@ -202,7 +202,7 @@ def test_packed_texts(n_prefix: int, causal: bool, tile: Tile) -> None:
     # one tile, several, one token, none, whole tiles
     packed = packed_texts(7, 35, 1, 0, 32)
     shared = n_prefix == 3
-    options = {"n_own": 2 if shared else 0, "packed": packed, "causal": causal}
+    options: dict[str, Any] = {"n_own": 2 if shared else 0, "packed": packed, "causal": causal}
     assert_matches(make_inputs(75, n_prefix, 32, group=2, shared=shared, **options), tile)
 
 
@@ -274,7 +274,9 @@ def test_padded_rows_are_zero_and_their_sum_infinite() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_nothing_is_written_beside_the_result(packed: bool) -> None:
-    options = {"packed": packed_texts(21, 14)} if packed else {"padding": spans((0, 35), (5, 9))}
+    options: dict[str, Any] = {"padding": spans((0, 35), (5, 9))}
+    if packed:
+        options = {"packed": packed_texts(21, 14)}
     inputs = make_inputs(35, 3, 48, group=2, **options)
     buffers: list[Tensor] = []
     plain = torch.empty_like
@@ -362,9 +364,10 @@ def test_it_is_one_operation_to_the_compiler() -> None:
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(
-        lambda *tensors: inputs.run(fused, list(tensors)), backend=keep, fullgraph=True
-    )
+    def run(*tensors: Tensor) -> Tensor:
+        return inputs.run(fused, list(tensors))
+
+    compiled = torch.compile(run, backend=keep, fullgraph=True)
     out = compiled(*inputs.tensors)
     assert torch.equal(out, inputs.run(fused))
     targets = [node.target for node in graphs[0].graph.nodes]
@@ -395,7 +398,12 @@ def test_language_models_read_with_it(
     name: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {
+        "vocab_size": 40,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+    }
     if name == "bert":
         model: Any = transformers.BertModel(
             transformers.BertConfig(num_attention_heads=2, initializer_range=0.3, **sizes)
