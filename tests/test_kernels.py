@@ -365,7 +365,7 @@ def test_it_is_one_operation_to_the_compiler() -> None:
         return graph.forward
 
     def run(*tensors: Tensor) -> Tensor:
-        return inputs.run(fused, list(tensors))
+        return inputs.run(ops.prefix_attention, list(tensors), implementation="fused")
 
     compiled = torch.compile(run, backend=keep, fullgraph=True)
     out = compiled(*inputs.tensors)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rarec import ops
-from rarec.ops import choice
+from rarec.ops import choice, reference
 
 
 def spelled_out(
@@ -111,6 +111,24 @@ def test_a_window_matches_the_formula(causal: bool, window: int) -> None:
     assert_same(actual, spelled_out(*inputs, added=added), inputs)
 
 
+@pytest.mark.parametrize("n_key_heads", [4, 2])
+def test_the_causal_form_of_a_gpu_is_the_mask_of_a_cpu(
+    n_key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = make_inputs(n_key_heads=n_key_heads, shared=True)
+    expected = ops.prefix_attention(*inputs, causal=True)
+    seen = []
+
+    def on_a_gpu(_: Tensor, causal: bool, *others: object) -> bool:
+        seen.append(causal and all(other is None for other in others))
+        return seen[-1]
+
+    monkeypatch.setattr(reference, "_lower_right", on_a_gpu)
+    assert_same(ops.prefix_attention(*inputs, causal=True), expected, inputs)
+    ops.prefix_attention(*inputs, causal=True, window=3)
+    assert seen == [True, False]
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_own_prefix_stands_after_the_other(shared: bool) -> None:
     inputs = make_inputs(n_key_heads=2, shared=shared)
@@ -191,7 +209,7 @@ def test_autocast_takes_all_inputs_in_its_dtype() -> None:
 
 def test_the_choice_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(choice, "_has_triton", lambda: True)
+    monkeypatch.setattr(choice, "HAS_TRITON", True)
     half = ops.Case(device="cuda", dtype=torch.bfloat16, dim=64)
     assert ops.choose(half).implementation == "fused"
     for changes, reason in [
@@ -421,7 +439,7 @@ def test_the_fused_one_says_why_it_cannot_run_on_this_machine(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=r"device cpu|no triton"):
         ops.prefix_attention(*inputs, implementation="fused")
-    monkeypatch.setattr(choice, "_has_triton", lambda: False)
+    monkeypatch.setattr(choice, "HAS_TRITON", False)
     with pytest.raises(ValueError, match="no triton"):
         ops.prefix_attention(*inputs, implementation="fused")
     wide = [x.detach().float() for x in make_inputs(dim=130)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 
 IMPLEMENTATIONS = ("reference", "fused")
 IMPLEMENTATION_VARIABLE = "RAREC_PREFIX_ATTENTION"
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 #: Largest head dimension whose kernels keep their values in registers (docs/kernels.md).
 FUSED_DIM = 128
 #: Prefix tokens that fit one tile.
@@ -76,7 +76,7 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
             True,
             f"{case.n_prefix} prefix tokens, more than {FUSED_PREFIX}",
         ),
-        (not _has_triton(), "reference", True, "no triton (pip install triton)"),
+        (not HAS_TRITON, "reference", True, "no triton (pip install triton)"),
         (
             case.device != "cuda" and not interpreted,
             "reference",
@@ -98,11 +98,6 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
         ),
         (True, "fused", False, "keys are not concatenated, padding is not read"),
     )
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def choose(case: Case, implementation: str | None = None) -> Choice:

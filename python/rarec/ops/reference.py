@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 
 from rarec.ops.packing import Packed
 
@@ -65,7 +66,10 @@ def prefix_attention_reference(
     # a flag and not a mask where torch's causal is ours: it is so only for as many keys as queries
     flag = causal and mask is None and bias is None and softcap is None and window is None
     flag = flag and n_prefix == 0 and query.shape[2] == key.shape[2]
-    full_mask = _full_mask(query, key, n_prefix, mask, causal and not flag, window, bias)
+    if _lower_right(query, causal and not flag, mask, bias, softcap, window):
+        full_mask: Any = causal_lower_right(query.shape[2], n_prefix + key.shape[2])
+    else:
+        full_mask = _full_mask(query, key, n_prefix, mask, causal and not flag, window, bias)
     keys, values = key, value
     if prefixes:
         keys = _concatenate([keys for keys, _ in prefixes], key)
@@ -75,7 +79,8 @@ def prefix_attention_reference(
     if softcap is not None:
         result = _capped_attention(query, keys, values, full_mask, scale, dropout, softcap)
     else:
-        if grouped and full_mask is not None and query.device.type != "cpu":
+        dense = full_mask is not None and not isinstance(full_mask, CausalBias)
+        if grouped and dense and query.device.type != "cpu":
             # on a GPU grouped heads with a mask leave torch's fused kernels; on a CPU they do not
             keys, values = _repeat_heads(query, keys, values)
             grouped = False
@@ -92,6 +97,11 @@ def prefix_attention_reference(
     if present is not None:
         result = result.masked_fill(~present[:, None, :, None], 0.0)
     return result
+
+
+def _lower_right(query: Tensor, causal: bool, *others: object) -> bool:
+    """Return whether causality is all there is, where torch has a fast form of it: on a GPU."""
+    return causal and query.device.type == "cuda" and all(other is None for other in others)
 
 
 def _packed_attention(
