@@ -92,7 +92,7 @@ def straightforward(model: RARec) -> Encode:
         own = tower.project(batch.id_vectors)
         shared = tower.prefix[:, None].expand(-1, len(batch), -1, -1)
         prefixes = {
-            id(layer.module): Prefix(*keys_values(layer, states))
+            id(layer.module): [Prefix(*keys_values(layer, states))]
             for layer, states in zip(backbone.layers, torch.cat([shared, own], 2), strict=True)
         }
         output = backbone.model(

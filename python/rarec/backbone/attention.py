@@ -9,6 +9,7 @@ Axes: B batch, T text tokens, h heads, h_kv key heads, D head dimension.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,12 +61,36 @@ class Reading:
     """How one forward call reads its texts.
 
     Attributes:
-        prefixes: Of each attention module, by its `id`; empty for none.
+        prefixes: Of each attention module, by its `id`; one for each call of a module that several
+            layers share. Empty for none.
         packed: The texts stand one after the other in one row; None if they are padded.
     """
 
-    prefixes: dict[int, Prefix]
+    prefixes: dict[int, list[Prefix]]
     packed: Packed | None = None
+    _calls: Counter[int] = field(default_factory=Counter)
+
+    def prefix(self, module: nn.Module) -> Prefix:
+        """Return the prefix of a module's next call.
+
+        Raises:
+            RuntimeError: If the module is none of the layers, or is called more often than there
+                are layers, as gradient checkpointing does.
+        """
+        prefixes = self.prefixes.get(id(module))
+        name = type(module).__name__
+        if prefixes is None:
+            # a copy of the model, as data parallelism makes them: text alone would look right
+            raise RuntimeError(f"{name} is none of the layers that take a prefix")
+        if len(prefixes) == 1:
+            return prefixes[0]
+        number = self._calls[id(module)]
+        self._calls[id(module)] += 1
+        if number >= len(prefixes):
+            raise RuntimeError(
+                f"{name} is shared by layers and called again: no gradient checkpointing with it"
+            )
+        return prefixes[number]
 
 
 def _attention(
@@ -94,10 +119,7 @@ def _attention(
         rarec = None
     prefix = Prefix(key[:1, :, :0], value[:1, :, :0])
     if rarec is not None and rarec.prefixes:
-        if id(module) not in rarec.prefixes:
-            # a copy of the model, as data parallelism makes them: text alone would look right
-            raise RuntimeError(f"{type(module).__name__} is none of the layers that take a prefix")
-        prefix = rarec.prefixes[id(module)]
+        prefix = rarec.prefix(module)
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))
     packed = None if rarec is None else rarec.packed

@@ -156,18 +156,19 @@ class Backbone:
             for states in (output.hidden_states if all_layers else [output.last_hidden_state])
         ]
 
-    def _prefixes(self, shared: Tensor | None, own: Tensor | None) -> dict[int, Prefix]:
-        """Return the prefix of each layer by its module's id, empty without any."""
+    def _prefixes(self, shared: Tensor | None, own: Tensor | None) -> dict[int, list[Prefix]]:
+        """Return the prefixes of each layer by its module's id, empty without any."""
+        prefixes: dict[int, list[Prefix]] = {}
         if shared is None and own is None:
-            return {}
-        return {
-            id(layer.module): layer_prefix(
+            return prefixes
+        for number, layer in enumerate(self.layers):
+            prefix = layer_prefix(
                 layer,
                 None if shared is None else shared[number],
                 None if own is None else own[number],
             )
-            for number, layer in enumerate(self.layers)
-        }
+            prefixes.setdefault(id(layer.module), []).append(prefix)
+        return prefixes
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return `[B, H]`: the mean, first or last real token of each text.

@@ -41,9 +41,11 @@ class Layer:
 def discover(model: PreTrainedModel) -> list[Layer]:
     """Return the attention layers in the order of their calls, by watching one small forward.
 
+    A module that several layers share is there once for each.
+
     Raises:
-        ValueError: If the model does not call the attention interface of transformers, or calls
-            one module in several layers.
+        ValueError: If the model does not call the attention interface of transformers, or does not
+            hand keywords down to it.
     """
     name = type(model).__name__
     try:
@@ -78,11 +80,6 @@ def discover(model: PreTrainedModel) -> list[Layer]:
         raise ValueError(
             f"{name} never calls the attention interface of transformers, so it cannot take a "
             "prefix in its layers"
-        )
-    modules = [call[0] for call in capture.calls]
-    if len({id(module) for module in modules}) < len(modules):
-        raise ValueError(
-            f"{name} calls one attention module in several layers; such models are not supported"
         )
     layers = []
     for module, _, _, window in capture.calls:

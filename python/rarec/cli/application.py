@@ -35,9 +35,9 @@ errors = Console(stderr=True)
 def main() -> None:
     """Run the command line."""
     # imported here: registers the commands
-    from rarec.cli import commands, doctor
+    from rarec.cli import commands
 
-    del commands, doctor
+    del commands
     app()
 
 

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
-from rarec.cli.application import command, output
 from rarec.index import ItemIndex
 from rarec.ops import IMPLEMENTATION_VARIABLE, Case, choose
 
 
-@command()
-def doctor() -> None:
-    """Say what this machine has, and what will run where, and why."""
+def examine(output: Console) -> None:
+    """Print what this machine has, and what will run where, and why."""
     found = Table("", "", box=SIMPLE_HEAD, show_header=False, pad_edge=False)
     for name, text in _machine():
         found.add_row(name, text)
