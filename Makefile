@@ -14,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := -n 2 --dist loadfile -q
 
 .PHONY: help dev demo test check test-rust test-sanitizer test-aarch64 test-python test-kernels \
-	compile-kernels test-mutants test-wheel fuzz bench wheel clean
+	compile-kernels test-mutants architectures test-wheel fuzz bench wheel clean
 
 help:
 	@echo "make demo   the whole path on MovieLens-100K and MiniLM; results in runs/demo"
@@ -89,6 +89,10 @@ test-kernels: dev
 # the kernels for GPUs that need not be here: none may spill (docs/kernels.md)
 compile-kernels: dev
 	$(ONE_THREAD) $(BIN)/python -m benches.compile_kernels
+
+# which language models take a prefix, exactly: writes docs/architectures.md
+architectures: dev
+	$(ONE_THREAD) $(BIN)/python -m tests.architectures
 
 # do the tests of the kernels notice mistakes in them?
 test-mutants: dev

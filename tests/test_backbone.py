@@ -9,8 +9,6 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
-    AlbertConfig,
-    AlbertModel,
     BertConfig,
     BertModel,
     LlamaConfig,
@@ -371,18 +369,6 @@ def test_models_that_cannot_take_a_prefix_are_refused() -> None:
         Backbone(DeafModel(config))
     with pytest.raises(ValueError, match="ShutModel does not hand keywords down"):
         Backbone(ShutModel(config))
-    albert = AlbertModel(
-        AlbertConfig(
-            vocab_size=VOCABULARY,
-            embedding_size=8,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=16,
-        )
-    )
-    with pytest.raises(ValueError, match="one attention module in several layers"):
-        Backbone(albert)
 
 
 def test_a_folder_is_loaded(tiny_llm) -> None:

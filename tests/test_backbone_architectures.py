@@ -1,0 +1,72 @@
+"""The prefix in every architecture, against the model itself over prefix and text.
+
+What they are and how the reference works: `tests/architectures.py`.
+"""
+
+import pytest
+import torch
+
+from rarec.backbone import Backbone
+from tests import architectures
+from tests.architectures import ARCHITECTURES, EXACT, REFUSED, in_float64
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_prefix_is_read_before_the_text(name: str, padding: str) -> None:
+    with in_float64():
+        error, gradient_error = architectures.errors(name, padding)
+    assert error <= EXACT
+    assert gradient_error <= EXACT
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_padded_texts_and_single_parts_too(name: str) -> None:
+    with in_float64():
+        assert max(architectures.errors(name, "right", packed=False)) <= EXACT
+        assert max(architectures.errors(name, "none", shared=0)) <= EXACT
+        assert max(architectures.errors(name, "right", own=0)) <= EXACT
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_a_prefix_it_is_the_plain_model(name: str) -> None:
+    with in_float64():
+        for padding in ("none", "right"):
+            assert architectures.plain_error(name, padding) <= EXACT
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "albert"])
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    assert architectures.checkpointing_error(name) <= EXACT
+
+
+def test_layers_that_share_a_module_cannot_be_checkpointed() -> None:
+    with pytest.raises(ValueError, match=r"AlbertModel has .*no gradient checkpointing"):
+        architectures.backbone_of("albert").checkpoint_layers()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_half_precision_stays_near(name: str) -> None:
+    # random weights of these sizes: what rounding to 8 bits alone does in three layers
+    assert architectures.bfloat16_error(name) < 0.15
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_refused_with_the_reason(name: str) -> None:
+    assert type(REFUSED[name]()).__name__ in architectures.refusal(name)
+
+
+def test_a_batch_of_one_is_a_row_of_a_batch() -> None:
+    ids, mask = architectures.texts("right")
+    for name in ("bert", "llama", "t5"):
+        backbone: Backbone = architectures.backbone_of(name)
+        shared, own = architectures.make_prefixes(len(ids), backbone.n_layers)
+        states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+        for row in range(len(ids)):
+            real = mask[row].bool()
+            alone = backbone.last_hidden_states(
+                ids[[row]][:, real], mask[[row]][:, real], shared=shared, own=own[:, [row]]
+            )
+            torch.testing.assert_close(states[row, real], alone[0], rtol=0, atol=1e-6)
