@@ -91,7 +91,7 @@ def straightforward(model: RARec) -> Encode:
         assert batch.id_vectors is not None
         own = tower.project(batch.id_vectors)
         shared = tower.prefix[:, None].expand(-1, len(batch), -1, -1)
-        prefixes = {
+        prefixes: dict[int, list[Prefix | None]] = {
             id(layer.module): [Prefix(*keys_values(layer, states))]
             for layer, states in zip(backbone.layers, torch.cat([shared, own], 2), strict=True)
         }

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -86,11 +87,10 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
-def bert_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
+def bert_reference(model: Any, ids: Tensor, mask: Tensor, d: Sequence[Tensor]) -> Tensor:
     states = model.embeddings(input_ids=ids, position_ids=positions_of(mask))
-    n_prefix = d.shape[2]
-    seen = torch.cat([torch.ones(len(ids), n_prefix), mask], dim=1).bool()[:, None, None]
     for layer, prefix in zip(model.encoder.layer, d, strict=True):
+        seen = torch.cat([torch.ones(prefix.shape[:2]), mask], dim=1).bool()[:, None, None]
         attention = layer.attention
         both = torch.cat([prefix, states], dim=1)
         mixed = attend(
@@ -178,6 +178,31 @@ def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: st
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
         assert wanted.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("padding", ["none", "right"])
+def test_fewer_prefixes_stand_in_the_top_layers(padding: str) -> None:
+    ids, mask = texts(padding)
+    shared, own = (part[1:] for part in prefixes(len(ids)))
+    model = tiny_bert()
+    both = torch.cat([shared[:, None].expand(-1, len(ids), -1, -1), own], dim=2)
+    expected = bert_reference(model, ids, mask, [both[0, :, :0], *both])
+    backbone = Backbone(model)
+    states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+    real = mask.bool()
+    torch.testing.assert_close(states[real], expected[real], rtol=0, atol=1e-12)
+
+
+def test_no_backward_goes_below_the_lowest_prefix() -> None:
+    ids, mask = texts("right")
+    backbone = Backbone(tiny_bert())
+    asked: list[bool] = []
+    for layer in backbone.model.get_submodule("encoder.layer").children():
+        layer.register_forward_hook(lambda *call: asked.append(call[2].requires_grad))
+    assert backbone.packing is not None
+    asked.clear()
+    backbone.last_hidden_states(ids, mask, shared=prefixes(len(ids))[0][2:])
+    assert asked == [False, False, True]
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])

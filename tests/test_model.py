@@ -198,3 +198,39 @@ def test_folders_of_something_else_are_refused(backbone, tmp_path):
 def test_bad_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         ModelConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"layers": 1}, {"projector": "shared"}])
+def test_placements_train_and_survive_the_disk(backbone, tmp_path, changes):
+    towers = model(backbone, **changes)
+    users, items = entities(4, USER_DIM), entities(3, ITEM_DIM)
+    scores = towers.scores(*towers(users, items))
+    scores.sum().backward()
+    assert all(p.grad is not None for p in towers.parameters() if p.requires_grad)
+    assert towers.n_trainable() < model(backbone).n_trainable()
+    towers.save_pretrained(tmp_path / "model")
+    back = RARec.from_pretrained(tmp_path / "model", backbone=backbone)
+    assert back.model_config == towers.model_config
+    with torch.no_grad():
+        torch.testing.assert_close(back.scores(*back(users, items)), scores.detach())
+
+
+def test_one_projector_gives_every_layer_the_same(backbone):
+    tower = model(backbone, projector="shared").user
+    projected = tower.project(torch.randn(4, 1, USER_DIM))
+    assert projected.shape == (2, 4, 1, 32)
+    assert torch.equal(projected[0], projected[1])
+    assert tower.prefix.shape == (2, 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 3}, "at most 2 layers, got 3"),
+        ({"layers": 0}, "layers >= 1, got 0"),
+        ({"projector": "none"}, "projector to be one of"),
+    ],
+)
+def test_it_says_what_is_wrong_with_a_placement(backbone, changes, message):
+    with pytest.raises(ValueError, match=message):
+        model(backbone, **changes)

@@ -304,7 +304,8 @@ def test_states_past_the_range_of_float16_are_kept(llm, planted, tmp_path, monke
     torch.testing.assert_close(large, plain, rtol=1e-3, atol=1e-3)
 
 
-def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path):
+@pytest.mark.parametrize("layers", [None, 1])
+def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path, layers):
     backbone, _ = llm
     plain = make_data(llm, planted)
     states = {
@@ -312,7 +313,7 @@ def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path):
         "item_text": states_module(backbone, plain.items.tokens, tmp_path / "states"),
     }
     data = make_data(llm, planted, **states)
-    model = make_model(llm)
+    model = make_model(llm, layers=layers)
     loss = LossConfig(alignment=1.0)
     trainer = RARecTrainer(model, arguments(tmp_path), data, loss)
     batch = data.batch(np.arange(0, 640, 10), step=0)

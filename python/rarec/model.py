@@ -27,6 +27,7 @@ from rarec.prompts import PromptConfig
 
 FORMAT = "rarec.model/1"
 SIMILARITIES = ("cosine", "dot")
+PROJECTORS = ("layers", "shared")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class ModelConfig:
         prefix_length: P learnable vectors in each layer, shared by the batch.
         prefix_rate: Their learning rate, as a multiple of that of the projectors.
         use_ids: False leaves the ID vectors out: text and layer prefix alone.
+        layers: So many layers, from the top, take a prefix; None for all. Below them nothing
+            changes, and no backward goes there.
+        projector: `layers` has one of each layer, `shared` one for all (the layer prefix is of
+            each layer in either).
         similarity: `cosine` over a learned temperature, or `dot` (the paper's).
         temperature: Its start value; scores of `dot` are divided by it too, unlearned.
         seed: Of the start values.
@@ -45,6 +50,8 @@ class ModelConfig:
     prefix_length: int = 8
     prefix_rate: float = 10.0
     use_ids: bool = True
+    layers: int | None = None
+    projector: str = "layers"
     similarity: str = "cosine"
     temperature: float = 0.07
     seed: int = 0
@@ -54,6 +61,12 @@ class ModelConfig:
             raise ValueError(
                 f"expected similarity to be one of {list(SIMILARITIES)}, got {self.similarity!r}"
             )
+        if self.projector not in PROJECTORS:
+            raise ValueError(
+                f"expected projector to be one of {list(PROJECTORS)}, got {self.projector!r}"
+            )
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(f"expected layers >= 1, got {self.layers}")
         if self.prefix_length < 0:
             raise ValueError(f"expected prefix_length >= 0, got {self.prefix_length}")
         for name in ("temperature", "prefix_rate"):
@@ -107,6 +120,7 @@ class Tower(nn.Module):
         id_dim: E; 0 builds no projectors.
         prefix_length: P.
         generator: Of the start values.
+        one_projector: All layers have the same.
     """
 
     id_scale: Tensor
@@ -118,6 +132,8 @@ class Tower(nn.Module):
         id_dim: int,
         prefix_length: int,
         generator: torch.Generator,
+        *,
+        one_projector: bool = False,
     ) -> None:
         super().__init__()
 
@@ -125,10 +141,13 @@ class Tower(nn.Module):
             return nn.Parameter(torch.randn(*shape, generator=generator) * std)
 
         self.id_dim = id_dim
+        self.n_layers = n_layers
         self.prefix = normal(n_layers, prefix_length, hidden_size, std=0.25)
         if id_dim:
-            self.projector = normal(n_layers, hidden_size, id_dim, std=0.25 / math.sqrt(id_dim))
-            self.projector_bias = nn.Parameter(torch.zeros(n_layers, hidden_size))
+            n_projectors = 1 if one_projector else n_layers
+            std = 0.25 / math.sqrt(id_dim)
+            self.projector = normal(n_projectors, hidden_size, id_dim, std=std)
+            self.projector_bias = nn.Parameter(torch.zeros(n_projectors, hidden_size))
             self.register_buffer("id_scale", torch.ones(()))
 
     @torch.no_grad()
@@ -144,7 +163,8 @@ class Tower(nn.Module):
         """
         scaled = id_vectors.to(self.projector.dtype) / self.id_scale
         projected = torch.einsum("bke,lhe->lbkh", scaled, self.projector)
-        return projected + self.projector_bias[:, None, None]
+        projected = projected + self.projector_bias[:, None, None]
+        return projected.expand(self.n_layers, -1, -1, -1)
 
     def soft_prompts(self, id_vectors: Tensor) -> Tensor:
         """Return `[B, L, H]`: the mean of `d[l] = concat(c[l], p[l])`, for the alignment loss."""
@@ -181,11 +201,16 @@ class RARec(nn.Module):
         # hidden from torch, so that neither checkpoints nor optimisers see the frozen weights
         object.__setattr__(self, "backbone", backbone)
         generator = torch.Generator().manual_seed(self.model_config.seed)
-        shape = (backbone.n_layers, backbone.hidden_size)
+        layers = self.model_config.layers
+        n_layers = backbone.n_layers if layers is None else layers
+        if n_layers > backbone.n_layers:
+            raise ValueError(f"expected at most {backbone.n_layers} layers, got {n_layers}")
+        shape = (n_layers, backbone.hidden_size)
         uses = int(self.model_config.use_ids)
         length = self.model_config.prefix_length
-        self.user = Tower(*shape, uses * user_id_dim, length, generator)
-        self.item = Tower(*shape, uses * item_id_dim, length, generator)
+        one = self.model_config.projector == "shared"
+        self.user = Tower(*shape, uses * user_id_dim, length, generator, one_projector=one)
+        self.item = Tower(*shape, uses * item_id_dim, length, generator, one_projector=one)
         temperature = torch.tensor(math.log(self.model_config.temperature))
         self.log_temperature = nn.Parameter(
             temperature, requires_grad=self.model_config.similarity == "cosine"

@@ -62,15 +62,15 @@ class Reading:
 
     Attributes:
         prefixes: Of each attention module, by its `id`; one for each call of a module that several
-            layers share. Empty for none.
+            layers share; None for a layer without. Empty for none at all.
         packed: The texts stand one after the other in one row; None if they are padded.
     """
 
-    prefixes: dict[int, list[Prefix]]
+    prefixes: dict[int, list[Prefix | None]]
     packed: Packed | None = None
     _calls: Counter[int] = field(default_factory=Counter)
 
-    def prefix(self, module: nn.Module) -> Prefix:
+    def prefix(self, module: nn.Module) -> Prefix | None:
         """Return the prefix of a module's next call.
 
         Raises:
@@ -117,9 +117,9 @@ def _attention(
         if rarec.stop:
             raise Captured
         rarec = None
-    prefix = Prefix(key[:1, :, :0], value[:1, :, :0])
-    if rarec is not None and rarec.prefixes:
-        prefix = rarec.prefix(module)
+    prefix = rarec.prefix(module) if rarec is not None and rarec.prefixes else None
+    if prefix is None:
+        prefix = Prefix(key[:1, :, :0], value[:1, :, :0])
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))
     packed = None if rarec is None else rarec.packed

@@ -117,7 +117,7 @@ class Backbone:
         Args:
             input_ids: `[B, T]` int64.
             attention_mask: `[B, T]` 1 for text, 0 for padding.
-            shared: `[L, P, H]` prefix of the whole batch.
+            shared: `[L, P, H]` prefix of the whole batch; with fewer layers, of the top ones.
             own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
         """
         shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
@@ -179,17 +179,23 @@ class Backbone:
             for states in (output.hidden_states if all_layers else [output.last_hidden_state])
         ]
 
-    def _prefixes(self, shared: Tensor | None, own: Tensor | None) -> dict[int, list[Prefix]]:
+    def _prefixes(
+        self, shared: Tensor | None, own: Tensor | None
+    ) -> dict[int, list[Prefix | None]]:
         """Return the prefixes of each layer by its module's id, empty without any."""
-        prefixes: dict[int, list[Prefix]] = {}
-        if shared is None and own is None:
+        prefixes: dict[int, list[Prefix | None]] = {}
+        given = own if shared is None else shared
+        if given is None:
             return prefixes
+        first = self.n_layers - len(given)
         for number, layer in enumerate(self.layers):
-            prefix = layer_prefix(
-                layer,
-                None if shared is None else shared[number],
-                None if own is None else own[number],
-            )
+            prefix = None
+            if number >= first:
+                prefix = layer_prefix(
+                    layer,
+                    None if shared is None else shared[number - first],
+                    None if own is None else own[number - first],
+                )
             prefixes.setdefault(id(layer.module), []).append(prefix)
         return prefixes
 

@@ -233,6 +233,12 @@ def align(
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
     prefix_length: Annotated[int | None, typer.Option(help="Learnable vectors a layer.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="Top layers that take a prefix; by default all.")
+    ] = None,
+    projector: Annotated[
+        str | None, typer.Option(help="layers (one of each) or shared (one for all).")
+    ] = None,
     titles: Annotated[int | None, typer.Option(help="Newest titles in a user's text.")] = None,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
     extra_negatives: Annotated[int | None, typer.Option(help="Drawn per sample.")] = None,
@@ -256,7 +262,13 @@ def align(
     }
     config = replace(
         config,
-        model=_changed(config.model, prefix_length=prefix_length, seed=seed),
+        model=_changed(
+            config.model,
+            prefix_length=prefix_length,
+            layers=layers,
+            projector=projector,
+            seed=seed,
+        ),
         prompts=_changed(config.prompts, n_titles=titles),
         loss=_changed(config.loss, alignment=alignment, extra_negatives=extra_negatives),
         training={**config.training, **{k: v for k, v in training.items() if v is not None}},

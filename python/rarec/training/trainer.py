@@ -194,8 +194,10 @@ class RARecTrainer(Trainer):
             known = slice(None) if entities.has_id is None else entities.has_id
             soft = tower.soft_prompts(entities.id_vectors[known].to(device))
             same = same[known][:, known].to(device)
+            # text of the layers that have soft prompts
+            text = text[known][:, -tower.n_layers :].to(device)
             total = total + alignment_loss(
-                soft, text[known].to(device), same, temperature=self.loss.alignment_temperature
+                soft, text, same, temperature=self.loss.alignment_temperature
             )
         return total
 
