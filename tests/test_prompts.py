@@ -57,9 +57,12 @@ def test_whole_titles_go_first_the_oldest(tokenizer):
     # 2 special tokens + 3 + 1 + 2 fit, "red wolf" does not
     assert text(prompts, tokens, 0) == "[CLS] night river stone storm blue lake [SEP]"
     assert text(prompts, tokens, 1) == "[CLS] night river stone night river stone [SEP]"
+    assert tokens.n_cut == 2
+    assert prompts.users(Histories.from_lists([[0], [4, 4, 4]])).n_cut == 1
     long = Prompts(tokenizer, ["red " * 20], config)
     for cut in (long.users(Histories.from_lists([[0]])), long.items([0])):
         assert cut.lengths.tolist() == [8]
+        assert cut.n_cut == 1
         assert text(long, cut, 0).endswith("red [SEP]")
 
 

@@ -62,11 +62,13 @@ class Tokens:
         offsets: `[R + 1]` int64.
         ids: `[offsets[-1]]` int32 token numbers, special tokens included.
         padding_id: Fills short rows of a batch.
+        n_cut: Texts that lost titles or tokens to the limit.
     """
 
     offsets: NDArray[np.int64]
     ids: NDArray[np.int32]
     padding_id: int
+    n_cut: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -136,16 +138,18 @@ class Prompts:
         shown = [[title for title in row if title] for row in newest]
         texts = [self.user_text(titles) for titles in shown]
         tokens = self._encode(texts)
+        n_cut = self._n_too_long(tokens)
         for row, ids in enumerate(tokens):
             # whole titles go, oldest first; the last one left is cut by the tokenizer
             while len(ids) > self.config.max_tokens and len(shown[row]) > 1:
                 shown[row] = shown[row][1:]
                 ids = self._encode([self.user_text(shown[row])])[0]
             tokens[row] = ids
-        return self._ragged(tokens)
+        return self._ragged(tokens, n_cut)
 
     def _tokens(self, texts: list[str]) -> Tokens:
-        return self._ragged(self._encode(texts))
+        rows = self._encode(texts)
+        return self._ragged(rows, self._n_too_long(rows))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -153,13 +157,16 @@ class Prompts:
         encoded: Any = self.tokenizer(texts, add_special_tokens=True, verbose=False)
         return encoded["input_ids"]
 
-    def _ragged(self, rows: list[list[int]]) -> Tokens:
+    def _n_too_long(self, rows: list[list[int]]) -> int:
+        return sum(len(row) > self.config.max_tokens for row in rows)
+
+    def _ragged(self, rows: list[list[int]], n_cut: int) -> Tokens:
         rows = [self._cut(row) for row in rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         ids = np.fromiter((token for row in rows for token in row), np.int32, offsets[-1])
         padding: Any = self.tokenizer.pad_token_id
-        return Tokens(offsets, ids, padding or 0)
+        return Tokens(offsets, ids, padding or 0, n_cut)
 
     def _cut(self, row: list[int]) -> list[int]:
         limit = self.config.max_tokens

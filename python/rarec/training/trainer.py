@@ -212,6 +212,8 @@ class TrainingReport:
         seconds: Wall time of this run.
         samples: Samples there were.
         trainable_parameters: Trained parameters.
+        cut_users: Share of the users' texts that lost titles to the limit of tokens.
+        cut_items: Share of the items' texts that lost tokens to it.
     """
 
     steps: int
@@ -219,6 +221,8 @@ class TrainingReport:
     seconds: float
     samples: int
     trainable_parameters: int
+    cut_users: float
+    cut_items: float
 
 
 def train(
@@ -256,6 +260,8 @@ def train(
         seconds=time.perf_counter() - started,
         samples=len(data),
         trainable_parameters=model.n_trainable(),
+        cut_users=data.users.tokens.n_cut / len(data.users),
+        cut_items=data.items.tokens.n_cut / max(1, len(data.items)),
     )
 
 
