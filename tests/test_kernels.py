@@ -77,6 +77,7 @@ def make_inputs(
     *,
     n_own: int = 0,
     n_batch: int = 2,
+    n_key_heads: int = 2,
     group: int = 1,
     shared: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -86,10 +87,10 @@ def make_inputs(
     packed = options.get("packed")
     n_rows = n_batch if packed is None else len(packed)
     n_batch = n_batch if packed is None else 1
-    text = (n_batch, 2, n_text, dim)
-    prefix = (1 if shared else n_rows, 2, n_prefix, dim)
-    own = (n_rows, 2, n_own, dim)
-    shapes = ((n_batch, 2 * group, n_text, dim), text, text, prefix, prefix, own, own)
+    text = (n_batch, n_key_heads, n_text, dim)
+    prefix = (1 if shared else n_rows, n_key_heads, n_prefix, dim)
+    own = (n_rows, n_key_heads, n_own, dim)
+    shapes = ((n_batch, n_key_heads * group, n_text, dim), text, text, prefix, prefix, own, own)
     values = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes)
     # text as Hugging Face hands it over, a transposed view; the prefix as plain rows
     tensors = [
@@ -181,6 +182,11 @@ def test_values_and_gradients(
         n_text, n_prefix, dim, n_own=n_own, group=group, shared=shared, causal=causal, scale=0.3
     )
     assert_matches(inputs, tile)
+
+
+def test_one_key_head_for_all() -> None:
+    inputs = make_inputs(18, 3, 32, n_own=1, n_key_heads=1, group=3, shared=True, causal=True)
+    assert_matches(inputs, SMALL)
 
 
 @pytest.mark.parametrize("n_prefix", [0, 3])
