@@ -324,7 +324,8 @@ def in_float64() -> Iterator[None]:
         return to(tensor, *args, **keywords)
 
     def stay(tensor: Tensor) -> Tensor:
-        return tensor if tensor.dtype == torch.float64 else to_float(tensor)
+        # positions too: they meet frequencies that stayed
+        return tensor.double()
 
     nn.functional.softmax = softmax_in_own_dtype
     Tensor.to, Tensor.float = to_but_float32, stay  # type: ignore[method-assign, assignment]
