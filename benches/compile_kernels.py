@@ -23,7 +23,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,7 @@ TARGETS = {
         Target("gfx942", GPUTarget("hip", "gfx942", 64), "v_mfma", None, 64 * 1024),
     )
 }
+KERNELS = ("forward", "backward_query", "backward_text")
 #: Tensor memory of a program on sm_100, in columns; past it Triton makes an empty kernel.
 TENSOR_MEMORY = 512
 
@@ -156,7 +156,7 @@ def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
     fake: Any = FakeDriver(TARGETS[target].gpu)
     driver.set_active(fake)
     kept: list[tuple[str, dict[str, Any], Any]] = []
-    originals = {name: getattr(module, name) for name in ("forward", *BACKWARD)}
+    originals = {name: getattr(module, name) for name in KERNELS}
     for name, kernel in originals.items():
         kernel.device_caches.clear()
         setattr(module, name, Recorder(kernel, kept))
@@ -192,9 +192,6 @@ def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
         for name, kernel in originals.items():
             setattr(module, name, kernel)
     return [_row(launch, target, *entry) for entry in kept]
-
-
-BACKWARD = ("backward_query", "backward_text")
 
 
 def _row(
@@ -298,7 +295,7 @@ def main() -> int:
     jobs = [(launch, target) for target in options.target or TARGETS for launch in shipped()]
     # spawn: torch's threads do not survive a fork
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        results = pool.map(partial(_call, compile_launch), jobs)
+        results = pool.map(compile_launch, *zip(*jobs, strict=True))
         rows = [
             row
             for result in track(results, "compiling", total=len(jobs), console=console)
@@ -316,10 +313,6 @@ def main() -> int:
         f"{len(rows)} kernels compiled, {len(refused)} refused; {options.out.name} written"
     )
     return 1 if refused else 0
-
-
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return function(*arguments)
 
 
 if __name__ == "__main__":

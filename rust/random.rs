@@ -1,5 +1,8 @@
 //! Random numbers that depend on what they are for, not on who draws them first.
 
+// what `Level::wide` compiles must be inlined there
+#![allow(clippy::inline_always)]
+
 use crate::simd::{Level, Plain};
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -61,16 +64,16 @@ impl Random {
     /// One draw of 64 bits makes two of them, one in each half of `out`.
     #[inline]
     pub fn many_below(&mut self, bound: u32, out: &mut [u32], level: Level) {
-        let (low, high) = out.split_at_mut(out.len().div_ceil(2));
-        let many = Many {
-            state: self.state,
+        let words = out.len().div_ceil(2);
+        let before = self.state;
+        let (low, high) = out.split_at_mut(words);
+        let lowest = level.wide(Many {
+            state: before,
             bound,
             low,
             high,
-        };
-        let lowest = level.wide(many);
-        let before = self.state;
-        self.state = before.wrapping_add(GOLDEN.wrapping_mul(out.len().div_ceil(2) as u64));
+        });
+        self.state = before.wrapping_add(GOLDEN.wrapping_mul(words as u64));
         // as in `split`
         if lowest < bound && lowest < bound.wrapping_neg() % bound {
             self.replace_uneven(before, bound, out);
@@ -98,7 +101,6 @@ impl Random {
     }
 }
 
-#[allow(clippy::inline_always)]
 #[inline(always)]
 fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -107,7 +109,6 @@ fn mix(value: u64) -> u64 {
 }
 
 /// Return the products of a bound and the two halves of the word in a place.
-#[allow(clippy::inline_always)]
 #[inline(always)]
 fn halves(before: u64, place: usize, bound: u32) -> [u64; 2] {
     let word = mix(before.wrapping_add(GOLDEN.wrapping_mul(place as u64 + 1)));
@@ -125,7 +126,6 @@ impl Plain for Many<'_> {
     /// The lowest low half of a product.
     type Output = u32;
 
-    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn run(self) -> u32 {
         let mut lowest = u32::MAX;

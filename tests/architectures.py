@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -46,11 +47,13 @@ class Architecture:
         make: Returns a tiny random one in float64.
         entry: Name of the module whose result is the states before the first layer, where positions
             cannot be given to the model.
+        packs: Whether it is known to read packed texts.
         notes: For the page.
     """
 
     make: Callable[[], Any]
     entry: str | None = None
+    packs: bool = True
     notes: str = ""
 
 
@@ -138,8 +141,12 @@ ARCHITECTURES = {
     "granite": Architecture(partial(tiny, "Granite", **_GROUPED_BY_SIZE)),
     "starcoder2": Architecture(partial(tiny, "Starcoder2", **_GROUPED_BY_SIZE)),
     "cohere": Architecture(partial(tiny, "Cohere", **_GROUPED_BY_SIZE)),
-    "t5": Architecture(partial(seq2seq, "T5", **_T5), notes="encoder; zero bias for the prefix"),
-    "mt5": Architecture(partial(seq2seq, "MT5", **_T5), notes="encoder; zero bias for the prefix"),
+    "t5": Architecture(
+        partial(seq2seq, "T5", **_T5), packs=False, notes="encoder; zero bias for the prefix"
+    ),
+    "mt5": Architecture(
+        partial(seq2seq, "MT5", **_T5), packs=False, notes="encoder; zero bias for the prefix"
+    ),
     "bart": Architecture(
         partial(
             seq2seq,
@@ -152,6 +159,7 @@ ARCHITECTURES = {
             max_position_embeddings=64,
         ),
         entry="layernorm_embedding",
+        packs=False,
         notes="encoder; left padding takes positions",
     ),
 }
@@ -312,7 +320,7 @@ def arguments(module: nn.Module) -> set[str]:
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Let transformers stay in float64 where it asks for float32: in norms, rotations, softmax."""
-    softmax, to, to_float = nn.functional.softmax, Tensor.to, Tensor.float
+    softmax, to = nn.functional.softmax, Tensor.to
 
     def softmax_in_own_dtype(states: Tensor, dim: int | None = None, **_: Any) -> Tensor:
         return softmax(states, dim=dim)
@@ -323,17 +331,12 @@ def in_float64() -> Iterator[None]:
             return tensor
         return to(tensor, *args, **keywords)
 
-    def stay(tensor: Tensor) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "softmax", softmax_in_own_dtype)
+        patch.setattr(Tensor, "to", to_but_float32)
         # positions too: they meet frequencies that stayed
-        return tensor.double()
-
-    nn.functional.softmax = softmax_in_own_dtype
-    Tensor.to, Tensor.float = to_but_float32, stay  # type: ignore[method-assign, assignment]
-    try:
+        patch.setattr(Tensor, "float", Tensor.double)
         yield
-    finally:
-        nn.functional.softmax = softmax
-        Tensor.to, Tensor.float = to, to_float  # type: ignore[method-assign]
 
 
 def plain(name: str, ids: Tensor, mask: Tensor) -> Tensor:

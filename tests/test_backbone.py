@@ -193,6 +193,19 @@ def test_fewer_prefixes_stand_in_the_top_layers(padding: str) -> None:
     torch.testing.assert_close(states[real], expected[real], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("n_shared", "n_own", "got"), [(4, None, "4"), (None, 4, "4"), (1, 2, "1 and 2")]
+)
+def test_prefixes_of_other_layers_are_refused(
+    n_shared: int | None, n_own: int | None, got: str
+) -> None:
+    ids, mask = texts("none")
+    shared = None if n_shared is None else torch.zeros(n_shared, 2, HIDDEN)
+    own = None if n_own is None else torch.zeros(n_own, len(ids), 1, HIDDEN)
+    with pytest.raises(ValueError, match=f"at most 3, got {got}$"):
+        Backbone(tiny_bert()).last_hidden_states(ids, mask, shared=shared, own=own)
+
+
 def test_no_backward_goes_below_the_lowest_prefix() -> None:
     ids, mask = texts("right")
     backbone = Backbone(tiny_bert())
@@ -262,74 +275,6 @@ def test_text_states_are_what_enters_each_layer(name: str) -> None:
         lengths, order = mask.sum(dim=1).sort(stable=True)
         for row, text in zip(order.tolist(), state[0].split(lengths.tolist()), strict=True):
             torch.testing.assert_close(states[row, number], text.mean(dim=0))
-
-
-def tiny(config_class: type, model_class: type, **options: Any) -> Any:
-    torch.manual_seed(5)
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "intermediate_size": 32,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.5,
-        "pad_token_id": 1,
-    }
-    return model_class(config_class(**{**sizes, **options})).double().eval()
-
-
-def packing_models() -> dict[str, Any]:
-    grouped = {"num_key_value_heads": 2, "head_dim": 4}
-    local = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
-    return {
-        "roberta": lambda: tiny(transformers.RobertaConfig, transformers.RobertaModel),
-        "mistral": lambda: tiny(
-            transformers.MistralConfig, transformers.MistralModel, sliding_window=3, **grouped
-        ),
-        "qwen3": lambda: tiny(transformers.Qwen3Config, transformers.Qwen3Model, **grouped),
-        "gemma3": lambda: tiny(
-            transformers.Gemma3TextConfig,
-            transformers.Gemma3TextModel,
-            sliding_window=3,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
-            **grouped,
-        ),
-        "modernbert": lambda: tiny(
-            transformers.ModernBertConfig,
-            transformers.ModernBertModel,
-            local_attention=4,
-            global_attn_every_n_layers=2,
-            **local,
-        ),
-        "gpt2": lambda: tiny(
-            transformers.GPT2Config,
-            transformers.GPT2Model,
-            n_positions=64,
-            tie_word_embeddings=False,
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", packing_models())
-def test_packed_texts_read_as_padded_ones(name: str) -> None:
-    ids, mask = texts("right", n_texts=4, length=9)
-    model = packing_models()[name]()
-    packing, padding = Backbone(model), Backbone(model)
-    assert packing.packing is not None
-    padding.packing = None
-    shared, own = prefixes(len(ids))
-    real = mask.bool()
-    results = []
-    for backbone in (packing, padding):
-        states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
-        weight = torch.linspace(-1, 1, states[real].numel(), dtype=torch.float64)
-        total = (states[real].flatten() * weight).sum()
-        results.append([states[real], *torch.autograd.grad(total, [shared, own])])
-        text = backbone.text_states(ids, mask)
-        results[-1].append(text)
-    for packed, padded in zip(*results, strict=True):
-        torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-7)
 
 
 def test_models_with_other_positions_or_masks_are_padded() -> None:

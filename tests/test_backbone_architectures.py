@@ -30,6 +30,17 @@ def test_padded_texts_and_single_parts_too(name: str) -> None:
         assert max(architectures.errors(name, "right", own=0)) <= EXACT
 
 
+@pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if kind.packs])
+def test_packed_texts_have_the_states_of_padded_ones(name: str) -> None:
+    ids, mask = architectures.texts("right")
+    packing, padding = architectures.backbone_of(name), architectures.backbone_of(name)
+    assert packing.packing is not None
+    padding.packing = None
+    with in_float64():
+        states = (backbone.text_states(ids, mask) for backbone in (packing, padding))
+        torch.testing.assert_close(*states, rtol=EXACT, atol=EXACT)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_without_a_prefix_it_is_the_plain_model(name: str) -> None:
     with in_float64():

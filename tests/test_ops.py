@@ -207,6 +207,11 @@ def test_autocast_takes_all_inputs_in_its_dtype() -> None:
     assert torch.equal(actual, ops.prefix_attention(*(x.bfloat16() for x in inputs)))
 
 
+def test_tensors_without_numbers_have_a_shape() -> None:
+    inputs = [x.detach().to("meta") for x in make_inputs(n_key_heads=2, shared=True)]
+    assert ops.prefix_attention(*inputs, causal=True).shape == inputs[0].shape
+
+
 def test_the_choice_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(choice, "HAS_TRITON", True)

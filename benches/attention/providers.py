@@ -102,7 +102,7 @@ def _block_mask(inputs: Inputs) -> flex_module.BlockMask | None:
     if inputs.padding is not None:
         span = inputs.padding[0], inputs.padding[0] + inputs.padding[1]
 
-    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+    def allowed(batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         text = key - n_prefix
         seen = text >= 0
         if span is not None:
@@ -134,7 +134,7 @@ class Provider:
     refusal: Callable[[Case, str], str | None]
 
 
-def _never(case: Case, device: str) -> None:  # noqa: ARG001
+def _never(_case: Case, _device: str) -> None:
     return None
 
 
@@ -148,7 +148,7 @@ def _refuse_merged(case: Case, device: str) -> str | None:
     return None
 
 
-def _refuse_flex(case: Case, device: str) -> str | None:  # noqa: ARG001
+def _refuse_flex(_case: Case, device: str) -> str | None:
     if device == "cpu":
         return "FlexAttention has no backward on a CPU"
     return None if importlib.util.find_spec("triton") else "no triton (pip install triton)"

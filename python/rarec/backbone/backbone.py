@@ -119,7 +119,17 @@ class Backbone:
             attention_mask: `[B, T]` 1 for text, 0 for padding.
             shared: `[L, P, H]` prefix of the whole batch; with fewer layers, of the top ones.
             own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
+
+        Raises:
+            ValueError: If there are more prefixes than layers, or not as many of one kind as of the
+                other.
         """
+        counts = {len(part) for part in (shared, own) if part is not None}
+        if len(counts) > 1 or any(count > self.n_layers for count in counts):
+            raise ValueError(
+                f"expected prefixes of the same layers, at most {self.n_layers}, "
+                f"got {' and '.join(map(str, sorted(counts)))}"
+            )
         shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
         own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
         (states,) = self._read(input_ids, attention_mask, shared, own)

@@ -66,7 +66,9 @@ def find_packing(model: PreTrainedModel, layers: list[Layer]) -> Packing | None:
     padding = getattr(model.config, "pad_token_id", None) or 0
     # real tokens that are not the padding token, from whose place RoBERTa and its kin count
     numbers = torch.arange(padding + 1, padding + 11, device=model.device).view(2, 5)
-    input_ids = torch.where(mask.bool(), numbers % model.config.vocab_size, padding)
+    input_ids = torch.where(
+        mask.bool(), numbers % model.config.get_text_config().vocab_size, padding
+    )
     packed = Packed.of(mask)
     keywords: dict[str, Any] = without_cache(model)
     expected = model(

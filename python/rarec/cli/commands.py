@@ -336,6 +336,14 @@ def recommend(
     write_json([asdict(one) for one in found], json_file)
 
 
+@command()
+def doctor() -> None:
+    """Say what this machine has, and what will run where, and why."""
+    from rarec.cli.doctor import examine
+
+    examine(output)
+
+
 def _read_given(
     recommender: Recommender,
     vectors: Path,
@@ -376,11 +384,3 @@ def _print_contents(run: Path) -> None:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files) / 2**20
         say(f"  {path.name + ('/' if path.is_dir() else ''):16} {size:8.2f} MB")
-
-
-@command()
-def doctor() -> None:
-    """Say what this machine has, and what will run where, and why."""
-    from rarec.cli.doctor import examine
-
-    examine(output)

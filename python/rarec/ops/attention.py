@@ -85,7 +85,7 @@ def prefix_attention(
         tensor([0.5000, 0.5000])
     """
     device = query.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         prefix_key, prefix_value = prefix_key.to(dtype), prefix_value.to(dtype)

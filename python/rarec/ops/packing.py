@@ -36,10 +36,13 @@ class Packed:
         Args:
             mask: `[R, T]`, not 0 for text.
         """
-        lengths = mask.ne(0).sum(dim=1)
-        offsets = torch.zeros(len(mask) + 1, dtype=torch.int32, device=mask.device)
+        return cls._of_lengths(mask.ne(0).sum(dim=1))
+
+    @classmethod
+    def _of_lengths(cls, lengths: Tensor) -> Packed:
+        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
         offsets[1:] = lengths.cumsum(0)
-        return cls(offsets, int(lengths.max()) if len(mask) else 0)
+        return cls(offsets, int(lengths.max()) if len(lengths) else 0)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -80,12 +83,7 @@ class Packed:
         size = max(PART, -(-len(self) // PARTS))
         if len(self) <= size:
             return [self]
-        parts = []
-        for lengths in self.lengths.split(size):
-            offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
-            offsets[1:] = lengths.cumsum(0)
-            parts.append(Packed(offsets, int(lengths.max())))
-        return parts
+        return [self._of_lengths(lengths) for lengths in self.lengths.split(size)]
 
     def pad(self, tokens: Tensor) -> Tensor:
         """Return `[R, T, ...]` of `[N, ...]`, zero in the padding."""

@@ -114,19 +114,16 @@ def _packed_attention(
     """Return the attention of packed texts: they are padded, a few of like length together."""
     parts = packed.parts
     n_tokens = [part.n_tokens for part in parts]
-    n_texts = [len(part) for part in parts]
     pieces = zip(*(tensor.split(n_tokens, dim=2) for tensor in text), strict=True)
-    results = []
-    for number, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
+    results, first = [], 0
+    for part, piece in zip(parts, pieces, strict=True):
         query, key, value = (
             part.pad(tensor[0].transpose(0, 1)).transpose(1, 2) for tensor in piece
         )
-        prefix_key, prefix_value, own_key, own_value = (
-            tensor if tensor is None or len(tensor) == 1 else tensor.split(n_texts)[number]
-            for tensor in (*prefix, *own)
-        )
-        assert prefix_key is not None
-        assert prefix_value is not None
+        rows = slice(first, first + len(part))
+        first += len(part)
+        prefix_key, prefix_value = (x if len(x) == 1 else x[rows] for x in prefix)
+        own_key, own_value = (x if x is None else x[rows] for x in own)
         table = prefix_attention_reference(
             query,
             key,
