@@ -12,6 +12,7 @@ PACKAGE = ROOT / "python" / "rarec"
 # a module imports only what stands before it
 ORDER = [
     "progress",
+    "memory",
     "artifacts",
     "data",
     "assets",
@@ -28,6 +29,7 @@ ORDER = [
     "evaluation",
     "baselines",
     "recommender",
+    "compare",
     "demo",
     "cli",
 ]

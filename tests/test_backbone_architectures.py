@@ -87,3 +87,18 @@ def test_a_batch_of_one_is_a_row_of_a_batch() -> None:
                 ids[[row]][:, real], mask[[row]][:, real], shared=shared, own=own[:, [row]]
             )
             torch.testing.assert_close(states[row, real], alone[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_vectors_before_the_text_stand_where_tokens_would(name: str, padding: str) -> None:
+    ids, mask = architectures.texts(padding)
+    first = torch.tensor([[5, 6], [7, 8], [9, 10]])
+    backbone = architectures.backbone_of(name)
+    with in_float64():
+        before = backbone.model.get_input_embeddings()(first)
+        states = backbone.last_hidden_states(ids, mask, before=before)
+        for row, real in enumerate(mask.bool()):
+            whole = torch.cat([first[row], ids[row, real]])[None]
+            expected = architectures.plain(name, whole, torch.ones_like(whole))
+            torch.testing.assert_close(states[row, real], expected[0, 2:], rtol=EXACT, atol=EXACT)

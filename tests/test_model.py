@@ -98,7 +98,7 @@ def test_soft_prompts_are_the_mean_of_prefix_and_projection(backbone):
     own = towers.user.project(vectors)  # [L, B, K, H]
     for layer in range(2):
         for row in range(4):
-            d = torch.cat([towers.user.prefix[layer], own[layer, row]])
+            d = torch.cat([towers.user.shared_prompts()[layer], own[layer, row]])
             torch.testing.assert_close(towers.user.soft_prompts(vectors)[row, layer], d.mean(dim=0))
 
 

@@ -1,6 +1,7 @@
 """The whole path on a planted catalogue, and on real data where it is there."""
 
 import json
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -124,9 +125,9 @@ def test_histories_may_be_titles_known_or_not(run):
 
 
 def test_new_items_are_found_by_their_text(run, tmp_path):
-    recommender = Recommender.load(run)
-    recommender.folder = None
-    recommender.add_items({"new": "blue storm", "other": "red river"})
+    folder = shutil.copytree(run, tmp_path / "run")
+    Recommender.load(folder).add_items({"new": "blue storm", "other": "red river"})
+    recommender = Recommender.load(folder)
     found = {item.item_id: item for item in recommender.recommend("u001", k=42)}
     assert found["new"].title == "blue storm"
     with pytest.raises(ValueError, match="new"):
@@ -175,11 +176,12 @@ def test_what_is_out_of_date_is_removed_and_said(planted, tiny_llm, tmp_path, ca
     recommender.fit_ids(replace(IDS, max_epochs=1))
     recommender.align(small(tiny_llm, max_steps=2))
     recommender.select(SELECTION)  # the same samples: nothing changes
-    assert (folder / "rarec").is_dir()
+    assert (folder / "models" / "rarec" / "index").is_dir()
     recommender.fit_ids(replace(IDS, max_epochs=1, seed=3), baseline=False)
-    assert "out of date: baseline, rarec, index" in caplog.text
-    assert not any((folder / part).exists() for part in ("baseline", "rarec", "index"))
-    assert recommender.models == {}
+    assert "out of date: baseline, rarec" in caplog.text
+    assert not any((folder / part).exists() for part in ("baseline", "models"))
+    assert not recommender.models
+    assert not recommender.indexes
     with pytest.raises(ValueError, match="call align"):
         Recommender.load(folder).recommend("u001")
     recommender.select(replace(SELECTION, seed=4))
@@ -253,7 +255,7 @@ def test_the_papers_recipe_runs(planted, tiny_llm, tmp_path, monkeypatch):
     recommender.fit_ids(IDS, baseline=False)
     recommender.align(config)
     rows = {row["model"]: row for row in recommender.evaluate(n_bootstrap=0)["rows"]}
-    assert rows["rarec"]["hr@10"] > 0.5
+    assert rows["paper"]["hr@10"] > 0.5
     assert list((tmp_path / "text-states").iterdir())
     with pytest.raises(ValueError, match="preset"):
         recipe("best")

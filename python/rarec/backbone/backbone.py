@@ -12,13 +12,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rarec import assets
 from rarec.backbone.attention import Prefix, Reading
 from rarec.backbone.layers import discover, layer_prefix, without_cache
-from rarec.backbone.texts import Packing, find_packing
+from rarec.backbone.lora import add_lora
+from rarec.backbone.texts import Packing, find_packing, text_argument
 from rarec.ops import Packed
 
 POOLINGS = ("mean", "first", "last")
@@ -95,6 +97,56 @@ class Backbone:
                 module.training = True
 
     @cached_property
+    def state_sizes(self) -> Tensor:
+        """`[L]` float32: root mean square of what each layer's attention reads.
+
+        Of a text of 32 tokens from all over the vocabulary.
+        """
+        sizes: list[Tensor] = []
+
+        def measure(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            states = arguments[0] if arguments else keywords["hidden_states"]
+            sizes.append(states.float().square().mean().sqrt().cpu())
+
+        modules = {id(layer.module): layer.module for layer in self.layers}.values()
+        hooks = [module.register_forward_pre_hook(measure, with_kwargs=True) for module in modules]
+        n_tokens = self.model.config.get_text_config().vocab_size
+        tokens = torch.linspace(0, n_tokens - 1, 32, device=self.device).long()[None]
+        try:
+            with torch.no_grad():
+                self.model(input_ids=tokens, rarec=Reading({}), **without_cache(self.model))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(sizes)
+
+    def train_weights(
+        self, kind: str, *, rank: int = 8, alpha: float = 16.0, seed: int = 0
+    ) -> dict[str, nn.Parameter]:
+        """Return weights of the model that are trained from now on, by name.
+
+        Args:
+            kind: `lora`, matrices of low rank put beside those of the attention; `full`, all.
+            rank: Of these matrices.
+            alpha: Their product counts `alpha / rank` times.
+            seed: Of their start values.
+
+        Raises:
+            ValueError: If weights of the model are trained already, or `peft` is missing.
+        """
+        if any(weight.requires_grad for weight in self.model.parameters()):
+            raise ValueError(
+                f"expected a language model whose weights nobody trains, got {self.name} with "
+                "trained ones: load it again"
+            )
+        if kind == "lora":
+            modules = [layer.module for layer in self.layers]
+            add_lora(self.model, modules, rank=rank, alpha=alpha, seed=seed)
+        else:
+            self.model.requires_grad_(True)
+        return {name: w for name, w in self.model.named_parameters() if w.requires_grad}
+
+    @cached_property
     def packing(self) -> Packing | None:
         """How the model reads texts without padding; None if they have to be padded."""
         return find_packing(self.model, self.layers)
@@ -106,6 +158,7 @@ class Backbone:
         *,
         shared: Tensor | None = None,
         own: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> Tensor:
         """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
 
@@ -115,15 +168,19 @@ class Backbone:
         token taking a position.
 
         Args:
-            input_ids: `[B, T]` int64.
+            input_ids: `[B, T]` int64, or `[B, T, H]` token embeddings.
             attention_mask: `[B, T]` 1 for text, 0 for padding.
             shared: `[L, P, H]` prefix of the whole batch; with fewer layers, of the top ones.
             own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
+            before: `[B, S, H]` vectors that stand before the text as token embeddings do, taking
+                the first positions, instead of or beside prefixes.
 
         Raises:
             ValueError: If there are more prefixes than layers, or not as many of one kind as of the
                 other.
         """
+        if before is not None and before.shape[1]:
+            return self._read_after(before, input_ids, attention_mask, shared, own)
         counts = {len(part) for part in (shared, own) if part is not None}
         if len(counts) > 1 or any(count > self.n_layers for count in counts):
             raise ValueError(
@@ -134,6 +191,27 @@ class Backbone:
         own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
         (states,) = self._read(input_ids, attention_mask, shared, own)
         return states
+
+    def _read_after(
+        self,
+        before: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        shared: Tensor | None,
+        own: Tensor | None,
+    ) -> Tensor:
+        """Return `[B, T, H]`: the last hidden states of texts, other vectors in front of them."""
+        # text first, padding after it: nothing may stand between the vectors and the text
+        order = attention_mask.argsort(dim=1, descending=True, stable=True)
+        tokens = self.model.get_input_embeddings()(input_ids.gather(1, order))
+        n_before = before.shape[1]
+        states = self.last_hidden_states(
+            torch.cat([before.to(tokens.dtype), tokens], dim=1),
+            F.pad(attention_mask.gather(1, order), (n_before, 0), value=1),
+            shared=shared,
+            own=own,
+        )[:, n_before:]
+        return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
 
     @torch.no_grad()
     def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -166,7 +244,7 @@ class Backbone:
                 # the prefix stands at 0: counting left padding would move the text away from it
                 keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
             output = self.model(
-                input_ids=input_ids,
+                **text_argument(input_ids),
                 attention_mask=attention_mask,
                 rarec=Reading(prefixes),
                 **keywords,
@@ -179,7 +257,7 @@ class Backbone:
         places = torch.arange(present.numel(), device=present.device).view_as(present)
         places = places[order][present[order]]
         reading = Reading(self._prefixes(shared, None if own is None else own[:, order]), packed)
-        arguments = self.packing.arguments(input_ids.flatten()[places], packed)
+        arguments = self.packing.arguments(input_ids.flatten(0, 1)[places], packed)
         output = self.model(**arguments, rarec=reading, **keywords)
         # the layout of the batch again; no gradient is added to another
         return [

@@ -39,16 +39,22 @@ class Packing:
     token_types: bool
 
     def arguments(self, input_ids: Tensor, packed: Packed) -> dict[str, Any]:
-        """Return the model's arguments for the tokens `[N]` of texts."""
+        """Return the model's arguments for the tokens `[N]`, or embeddings `[N, H]`, of texts."""
+        position_ids = packed.positions[None] + self.first_position
         arguments: dict[str, Any] = {
-            "input_ids": input_ids[None],
-            "position_ids": packed.positions[None] + self.first_position,
+            **text_argument(input_ids[None]),
+            "position_ids": position_ids,
             # taken for a mask that is ready made, and never read
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
         }
         if self.token_types:
-            arguments["token_type_ids"] = torch.zeros_like(input_ids[None])
+            arguments["token_type_ids"] = torch.zeros_like(position_ids)
         return arguments
+
+
+def text_argument(tokens: Tensor) -> dict[str, Tensor]:
+    """Return a model's argument for token numbers `[B, T]` or embeddings `[B, T, H]`."""
+    return {"inputs_embeds" if tokens.is_floating_point() else "input_ids": tokens}
 
 
 @torch.no_grad()

@@ -225,7 +225,16 @@ def align(
         str, typer.Option(help="A folder, all-MiniLM-L6-v2, or a name on the Hugging Face hub.")
     ] = "all-MiniLM-L6-v2",
     revision: Annotated[str | None, typer.Option(help="Of the hub.")] = None,
-    preset: Annotated[str, typer.Option(help="default or paper.")] = "default",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="default, paper, or a rival: text, top, one-projector, no-prefix, inputs, "
+            "project-inputs, lora, full."
+        ),
+    ] = "default",
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called; by default as its preset.")
+    ] = None,
     text_only: Annotated[
         bool, typer.Option("--text-only", help="No ID vectors: what they are compared with.")
     ] = False,
@@ -236,8 +245,18 @@ def align(
     layers: Annotated[
         int | None, typer.Option(help="Top layers that take a prefix; by default all.")
     ] = None,
+    placement: Annotated[
+        str | None, typer.Option(help="layers (a prefix in each) or inputs (before the text).")
+    ] = None,
     projector: Annotated[
-        str | None, typer.Option(help="layers (one of each) or shared (one for all).")
+        str | None,
+        typer.Option(help="layers (one of each), shared (one for all) or fixed (raw ID vectors)."),
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="The language model: none, lora or full.")
+    ] = None,
+    llm_rate: Annotated[
+        float | None, typer.Option(help="Its learning rate, as a multiple of the other.")
     ] = None,
     titles: Annotated[int | None, typer.Option(help="Newest titles in a user's text.")] = None,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
@@ -266,7 +285,10 @@ def align(
             config.model,
             prefix_length=prefix_length,
             layers=layers,
+            placement=placement,
             projector=projector,
+            tune=tune,
+            llm_rate=llm_rate,
             seed=seed,
         ),
         prompts=_changed(config.prompts, n_titles=titles),
@@ -275,11 +297,12 @@ def align(
     )
     if text_only:
         config = config.without_ids()
+    config = _changed(config, label=name)
     if restart:
         shutil.rmtree(run / "checkpoints" / config.name, ignore_errors=True)
     recommender = Recommender.load(run, progress=True)
     facts = asdict(recommender.align(config))
-    output.print(facts_table(facts, f"{run}/{config.name}"))
+    output.print(facts_table(facts, f"{run}/models/{config.name}"))
     write_json(facts, json_file)
 
 
@@ -304,6 +327,51 @@ def evaluate(
 
 
 @command()
+def compare(
+    run: Run,
+    rivals: Annotated[
+        str | None, typer.Option(help="Names of recipes, with commas; by default all.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="With commas: a whole run for each.")] = "0,1,2",
+    steps: Annotated[int, typer.Option(help="Optimiser steps, the same for all.")] = 120,
+    batch_size: Annotated[int, typer.Option(help="Samples per step.")] = 64,
+    llm: Annotated[
+        str, typer.Option(help="A folder, all-MiniLM-L6-v2, or a name on the Hugging Face hub.")
+    ] = "all-MiniLM-L6-v2",
+    part: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    output_folder: Annotated[
+        Path | None, typer.Option("--output", help="Where; by default RUN/compare.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Train rivals with the same budget and seeds, and put them into one table.
+
+    The rivals: text, paper, top, one-projector, no-prefix, inputs, project-inputs, lora, full,
+    beside default, the ID model and popularity. Samples are chosen and the ID model is trained anew
+    for each seed, as they were in RUN. Goes on where it was stopped.
+    """
+    quiet_libraries()
+    from rarec.compare import CompareConfig, markdown
+    from rarec.compare import compare as run_comparison
+    from rarec.recommender import Recommender
+
+    if not all(part.strip().isdecimal() for part in seeds.split(",")):
+        raise ValueError(f"expected seeds as whole numbers with commas, got {seeds!r}")
+    config = CompareConfig(
+        seeds=tuple(int(part) for part in seeds.split(",")),
+        steps=steps,
+        batch_size=batch_size,
+        align={"llm": llm},
+        **({} if rivals is None else {"rivals": tuple(n.strip() for n in rivals.split(","))}),
+    )
+    recommender = Recommender.load(run, progress=True)
+    results = run_comparison(recommender, config, folder=output_folder, part=part, say=say)
+    output.print(markdown(results), markup=False, soft_wrap=True)
+    say(f"written: {output_folder or run / 'compare'}/results.md, results.json, protocol.json")
+    write_json(results, json_file)
+
+
+@command()
 def recommend(
     run: Run,
     user: Annotated[str | None, typer.Option(help="Id of a user of the dataset.")] = None,
@@ -318,6 +386,9 @@ def recommend(
     ] = False,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave out the history's items.")] = True,
+    model: Annotated[
+        str | None, typer.Option(help="Which aligned model; by default rarec, or the only one.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Recommend to a known user, or to a history given as item ids or titles."""
@@ -328,7 +399,7 @@ def recommend(
 
     recommender = Recommender.load(run)
     found = recommender.recommend(
-        user, items=item or (), titles=title or (), k=k, exclude_seen=exclude_seen
+        user, items=item or (), titles=title or (), k=k, exclude_seen=exclude_seen, model=model
     )
     if user:
         _print_history(recommender, user)

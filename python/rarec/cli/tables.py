@@ -12,15 +12,6 @@ if TYPE_CHECKING:
     from rarec.index import Recommendation
 
 _SHOWN = ("hr@10", "ndcg@10", "hr@100")
-_MEANING = {
-    "popularity": "most seen first",
-    "id": "ID model, all samples",
-    "id_held_out": "ID model without the tuning samples",
-    "text": "language model, no ID vectors",
-    "late_fusion": "text + w x id, w from validation",
-    "rarec": "language model with ID vectors",
-    "rarec+id": "rarec + w x id, w from validation",
-}
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
@@ -42,6 +33,9 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 def models_table(results: Mapping[str, Any]) -> Table:
     """Return one line per model: what it is and what it took."""
+    # imported here: it takes torch along
+    from rarec.recommender import describe
+
     table = Table(title="what they are, and what they took", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("what")
@@ -51,7 +45,7 @@ def models_table(results: Mapping[str, Any]) -> Table:
         weight = f", w = {row['weight']:g}" if "weight" in row else ""
         table.add_row(
             row["model"],
-            _MEANING.get(row["model"], "") + weight,
+            describe(row["model"]) + weight,
             _whole(row.get("samples")),
             _whole(row.get("trainable_parameters")),
             _whole(row.get("seconds")),

@@ -8,7 +8,7 @@ from rarec.evaluation.metrics import (
     summarise,
 )
 from rarec.evaluation.protocol import protocol, write_results
-from rarec.evaluation.ranks import Ranks, TieRule, rank_targets
+from rarec.evaluation.ranks import Ranks, TieRule, rank_targets, read_ranks, write_ranks
 
 __all__ = [
     "CUTOFFS",
@@ -18,7 +18,9 @@ __all__ = [
     "per_user",
     "protocol",
     "rank_targets",
+    "read_ranks",
     "slices",
     "summarise",
+    "write_ranks",
     "write_results",
 ]

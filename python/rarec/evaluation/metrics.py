@@ -54,7 +54,7 @@ def per_user(
 
 
 def summarise(
-    ranks: Ranks,
+    ranks: Ranks | Sequence[Ranks],
     *,
     n_bootstrap: int = 1000,
     seed: int = 0,
@@ -67,7 +67,8 @@ def summarise(
     The interval is the percentile bootstrap over queries, all metrics on the same resamples.
 
     Args:
-        ranks: The ranks, at least one.
+        ranks: The ranks, at least one; or those of several runs (seeds) on the same queries, of
+            which each query's metrics are averaged first.
         n_bootstrap: Number of resamples R; 0 leaves the intervals out.
         seed: Seed of the resamples.
         confidence: Share of the resamples inside the interval.
@@ -77,10 +78,8 @@ def summarise(
     Raises:
         ValueError: If there is no rank, or an argument is out of range.
     """
-    if len(ranks) == 0:
-        raise ValueError("expected at least one rank, got none")
     _check_bootstrap(n_bootstrap, seed, confidence)
-    metrics = per_user(ranks, cutoffs=cutoffs, ties=ties)
+    metrics = _per_query(ranks, cutoffs, ties)
     summary: dict[str, float | list[float]] = {}
     intervals = _intervals(np.stack(list(metrics.values()), 1), n_bootstrap, seed, confidence)
     for index, (name, values) in enumerate(metrics.items()):
@@ -91,8 +90,8 @@ def summarise(
 
 
 def compare(
-    a: Ranks,
-    b: Ranks,
+    a: Ranks | Sequence[Ranks],
+    b: Ranks | Sequence[Ranks],
     metric: str,
     *,
     n_bootstrap: int = 1000,
@@ -103,7 +102,7 @@ def compare(
     """Return how much better `a` is than `b` on the same queries, in the mean of one metric.
 
     Args:
-        a: Ranks of one model.
+        a: Ranks of one model, or of several runs of it.
         b: Ranks of the other, on the same queries in the same order.
         metric: A name that `per_user` gives, at any cutoff: `"hr@10"`, `"mrr"`.
         n_bootstrap: Number of resamples of the paired differences, at least 1.
@@ -117,12 +116,13 @@ def compare(
     Raises:
         ValueError: If the numbers of queries differ or are 0, or the metric is unknown.
     """
-    if len(a) != len(b) or len(a) == 0:
-        raise ValueError(f"expected ranks of the same queries, got {len(a)} and {len(b)}")
     if n_bootstrap < 1:
         raise ValueError(f"expected n_bootstrap >= 1, got {n_bootstrap}")
     _check_bootstrap(n_bootstrap, seed, confidence)
-    difference = _metric(a, metric, ties) - _metric(b, metric, ties)
+    first, second = _metric(a, metric, ties), _metric(b, metric, ties)
+    if len(first) != len(second):
+        raise ValueError(f"expected ranks of the same queries, got {len(first)} and {len(second)}")
+    difference = first - second
     interval = _intervals(difference[:, None], n_bootstrap, seed, confidence)[0]
     return {"metric": metric, "difference": float(difference.mean()), "ci": interval.tolist()}
 
@@ -153,10 +153,24 @@ def slices(ranks: Ranks, groups: ArrayLike, **options: Any) -> dict[Hashable, di
     }
 
 
-def _metric(ranks: Ranks, name: str, ties: TieRule) -> NDArray[np.float64]:
+def _per_query(
+    ranks: Ranks | Sequence[Ranks], cutoffs: Sequence[int], ties: TieRule
+) -> dict[str, NDArray[np.float64]]:
+    """Return what `per_user` gives; of several runs, its mean over them."""
+    runs = [ranks] if isinstance(ranks, Ranks) else list(ranks)
+    lengths = {len(run) for run in runs}
+    if len(lengths) > 1:
+        raise ValueError(f"expected runs on the same queries, got {sorted(lengths)}")
+    if not lengths or 0 in lengths:
+        raise ValueError("expected at least one rank, got none")
+    metrics = [per_user(run, cutoffs=cutoffs, ties=ties) for run in runs]
+    return {name: np.mean([of_run[name] for of_run in metrics], axis=0) for name in metrics[0]}
+
+
+def _metric(ranks: Ranks | Sequence[Ranks], name: str, ties: TieRule) -> NDArray[np.float64]:
     _, _, cutoff = name.partition("@")
     cutoffs = [int(cutoff)] if cutoff.isdecimal() and int(cutoff) > 0 else []
-    metrics = per_user(ranks, cutoffs=cutoffs, ties=ties)
+    metrics = _per_query(ranks, cutoffs, ties)
     if name not in metrics:
         raise ValueError(f"expected hr@k, ndcg@k, recall@k, mrr@k or mrr, got {name!r}")
     return metrics[name]

@@ -5,17 +5,23 @@ Axes: Q queries, K vectors of a query, D width, N items.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from rarec import _rust
 from rarec.data import Histories
 
 TieRule = Literal["average", "optimistic", "pessimistic"]
 
+_FILE = "ranks.safetensors"
 # query vectors from which integer codes of the items pay for being made
 _SCREENED_FROM = 2000
 
@@ -146,3 +152,40 @@ def rank_targets(
             threads=threads,
         )
     )
+
+
+def write_ranks(folder: str | os.PathLike[str], ranks: Mapping[str, Ranks], part: str) -> None:
+    """Write the ranks of models on the same queries into a folder, whole or not at all.
+
+    Args:
+        folder: Where to write `ranks.safetensors`: for each model `[3, Q]` int32, the greater, the
+            equal and all candidates.
+        ranks: By the name of the model.
+        part: Which queries: `test` or `validation`.
+    """
+    target = Path(folder) / _FILE
+    temporary = target.with_name(f".{_FILE}.{os.getpid()}")
+    tensors = {
+        name: np.stack([found.greater, found.equal, found.candidates])
+        for name, found in ranks.items()
+    }
+    try:
+        save_file(tensors, temporary, metadata={"part": part})
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_ranks(folder: str | os.PathLike[str]) -> tuple[dict[str, Ranks], str]:
+    """Return the ranks that `write_ranks` wrote, by model, and the part they are of.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    file = Path(folder) / _FILE
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            ranks = {name: Ranks(*tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
+            return ranks, tensors.metadata()["part"]
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: expected ranks of models ({error})") from error

@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +134,7 @@ def _identity(
         "data": dataset.content_hash,
         "samples": positions,
         "ids": vectors,
-        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "config": config.as_dict(),
     }
 
 

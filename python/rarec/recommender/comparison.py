@@ -5,15 +5,24 @@ Axes: C cases, N items.
 
 from __future__ import annotations
 
-import resource
-import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
 from rarec.data import Cases
-from rarec.evaluation import Ranks, compare, per_user, protocol, summarise, write_results
+from rarec.evaluation import (
+    compare,
+    per_user,
+    protocol,
+    summarise,
+    write_ranks,
+    write_results,
+)
+from rarec.ids import IDEmbeddings
+from rarec.memory import peak_memory_mb
+from rarec.recommender.recipes import RECIPES
 
 if TYPE_CHECKING:
     from rarec.recommender.recommender import Recommender
@@ -22,35 +31,50 @@ PAIRED_METRICS = ("hr@10", "ndcg@10", "hr@100")
 PARTS = ("test", "validation")
 
 
-def evaluate(recommender: Recommender, part: str, *, n_bootstrap: int) -> dict[str, Any]:
+def evaluate(
+    recommender: Recommender,
+    part: str,
+    *,
+    n_bootstrap: int,
+    models: Iterable[str] | None = None,
+) -> dict[str, Any]:
     """Return the results of DESIGN.md section 6, and write them if there is a run folder.
 
     Rows: `popularity`; `id`, the ID model; `id_held_out`, the one the language model was given
-    where that is another; `text`; `late_fusion`, text + w * id; `rarec`; `rarec+id`. The weights w
-    are chosen on the validation cases.
+    where that is another; each aligned model, followed by it fused with the ID model: `text` and
+    `late_fusion`, `rarec` and `rarec+id`, and so on. The weights w of the fusions are chosen on the
+    validation cases. Beside the results the ranks of all cases are written (`read_ranks`).
 
     Args:
         recommender: What has been fitted.
         part: `test` or `validation`.
         n_bootstrap: Resamples of the confidence intervals.
+        models: Names of aligned models; by default all.
 
     Raises:
-        ValueError: If the part is unknown, or nothing has been fitted.
+        ValueError: If the part or a model is unknown, or nothing has been fitted.
     """
     if part not in PARTS:
         raise ValueError(f"expected part to be one of {list(PARTS)}, got {part!r}")
     if recommender.ids is None:
         raise ValueError("expected fitted ID embeddings to evaluate, got none")
-    cases = recommender.split.test if part == "test" else recommender.split.validation
-    validation = _scores(recommender, recommender.split.validation, fuse=True)
-    weights = {
-        fused: fusion_weight(validation[alone], validation["id*"], recommender.split.validation)
-        for alone, fused in (("text", "late_fusion"), ("rarec", "rarec+id"))
-        if alone in validation
-    }
-    ranks: dict[str, Ranks] = {}
-    for name, scores in _ordered(_scores(recommender, cases, fuse=bool(weights)), weights):
-        ranks[name] = scores.ranks(cases)
+    names = model_order(recommender.models if models is None else models)
+    unknown = [name for name in names if name not in recommender.models]
+    if unknown:
+        raise ValueError(f"expected models of {list(recommender.models)}, got {unknown}")
+    validation = recommender.split.validation
+    cases = recommender.split.test if part == "test" else validation
+    ranks = {name: scores.ranks(cases) for name, scores in _alone(recommender, cases).items()}
+    strongest = recommender.baseline or recommender.ids
+    weights: dict[str, float] = {}
+    for name in names:
+        tuned, asked = (
+            _with_id(recommender, name, strongest, some) for some in (validation, cases)
+        )
+        fused = fused_name(name)
+        weights[fused] = fusion_weight(*tuned, validation)
+        ranks[name] = asked[0].ranks(cases)
+        ranks[fused] = fused_scores(*asked, weights[fused]).ranks(cases)
     rows = [
         _row(recommender, name, summarise(found, n_bootstrap=n_bootstrap), weights.get(name))
         for name, found in ranks.items()
@@ -64,42 +88,48 @@ def evaluate(recommender: Recommender, part: str, *, n_bootstrap: int) -> dict[s
     results = {"rows": rows, "paired": paired}
     how = _protocol(recommender, part, cases)
     if recommender.folder is not None:
+        write_ranks(recommender.folder, ranks, part)
         write_results(recommender.folder, results, how)
     return {"protocol": how, **results}
 
 
-def _scores(recommender: Recommender, cases: Cases, *, fuse: bool) -> dict[str, ScoreVectors]:
-    """Return the scores of each model; `id*` is the ID model as a part of a fusion."""
+def fused_name(name: str) -> str:
+    """Return what the late fusion of a model with the ID model is called."""
+    return "late_fusion" if name == "text" else f"{name}+id"
+
+
+def model_order(names: Iterable[str]) -> list[str]:
+    """Return names of aligned models in the order of tables: text, rarec, the recipes, others."""
+    known = ["text", "rarec", *RECIPES]
+    return sorted(names, key=lambda name: (known.index(name) if name in known else 99, name))
+
+
+def _alone(recommender: Recommender, cases: Cases) -> dict[str, ScoreVectors]:
+    """Return the scores of what needs no language model."""
     assert recommender.ids is not None
     n_items = recommender.dataset.n_items
-    scores = {"popularity": popularity_scores(recommender.split.train, cases, n_items)}
-    strongest = recommender.baseline or recommender.ids
-    scores["id"] = id_scores(strongest, cases)
+    scores = {
+        "popularity": popularity_scores(recommender.split.train, cases, n_items),
+        "id": id_scores(recommender.baseline or recommender.ids, cases),
+    }
     if recommender.baseline is not None:
         scores["id_held_out"] = id_scores(recommender.ids, cases)
-    if fuse and recommender.models:
-        scores["id*"] = id_scores(strongest, cases, cold_at_bottom=False)
-    for name, model in recommender.models.items():
-        scores[name] = model.scores(cases, recommender.item_vectors(name))
     return scores
 
 
-def _ordered(
-    scores: dict[str, ScoreVectors], weights: dict[str, float]
-) -> list[tuple[str, ScoreVectors]]:
-    """Return the rows in the order of the table, the fused ones made."""
-    for alone, fused in (("text", "late_fusion"), ("rarec", "rarec+id")):
-        if fused in weights:
-            scores[fused] = fused_scores(scores[alone], scores["id*"], weights[fused])
-    order = ("popularity", "id", "id_held_out", "text", "late_fusion", "rarec", "rarec+id")
-    return [(name, scores[name]) for name in order if name in scores]
+def _with_id(
+    recommender: Recommender, name: str, ids: IDEmbeddings, cases: Cases
+) -> tuple[ScoreVectors, ScoreVectors]:
+    """Return the scores of an aligned model, and those of the ID model as a part of a fusion."""
+    aligned = recommender.models[name].scores(cases, recommender.item_vectors(name))
+    return aligned, id_scores(ids, cases, cold_at_bottom=False)
 
 
 def _row(
     recommender: Recommender, name: str, metrics: dict[str, Any], weight: float | None
 ) -> dict[str, Any]:
     facts = recommender.facts.get(name, {})
-    row = {"model": name, **metrics, **facts, "peak_rss_mb": peak_memory_mb()}
+    row = {"model": name, **metrics, "peak_rss_mb": peak_memory_mb(), **facts}
     return row if weight is None else {**row, "weight": weight}
 
 
@@ -146,9 +176,3 @@ def memory_of_ids(recommender: Recommender, *, most: int = 2000) -> dict[str, fl
         name: float(per_user(id_scores(ids, cases).ranks(cases))["hr@10"].mean())
         for name, cases in parts.items()
     }
-
-
-def peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

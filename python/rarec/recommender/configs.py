@@ -1,9 +1,11 @@
-"""Settings of the whole path, and the named recipes."""
+"""Settings of the whole path."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
@@ -12,6 +14,7 @@ from rarec.prompts import PromptConfig
 from rarec.training import LossConfig
 
 SPLITS = ("leave-one-out", "time")
+_LABEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,13 @@ class AlignConfig:
         prompts: How texts are made.
         loss: What is minimised.
         training: Changes to the defaults of `rarec.training.training_arguments`.
+        label: What the model is called in tables and folders; by default `rarec`, or `text`
+            without IDs.
         seed: Of the start values, the batches and the negatives.
+
+    Raises:
+        ValueError: If a folder cannot be called so, or the alignment loss meets a language model
+            that is trained: it pulls towards states that are computed once.
     """
 
     llm: str = "all-MiniLM-L6-v2"
@@ -68,12 +77,28 @@ class AlignConfig:
     prompts: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.label and not _LABEL.fullmatch(self.label):
+            raise ValueError(
+                f"expected a label of small letters, digits and - _ ., got {self.label!r}"
+            )
+        if self.loss.alignment and self.model.tune != "none":
+            raise ValueError(
+                f"expected no alignment loss with tune={self.model.tune!r}, which changes the "
+                f"text states it pulls towards, got a weight of {self.loss.alignment}"
+            )
 
     @property
     def name(self) -> str:
-        """What the model is called in tables and folders: `rarec`, or `text` without IDs."""
-        return "rarec" if self.model.use_ids else "text"
+        """What the model is called in tables and folders."""
+        return self.label or ("rarec" if self.model.use_ids else "text")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON can hold it."""
+        return json.loads(json.dumps(asdict(self), default=str))
 
     def without_ids(self) -> AlignConfig:
         """Return the same recipe for text alone: no ID vectors, and so no alignment with them.
@@ -85,29 +110,5 @@ class AlignConfig:
             self,
             model=replace(self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate),
             loss=replace(self.loss, alignment=0.0),
+            label="",
         )
-
-
-def recipe(preset: str = "default", **changes: Any) -> AlignConfig:
-    """Return a named recipe, with changes.
-
-    `default`: cosine over a learned temperature, softmax in the batch with log-Q correction.
-    `paper`: dot product, BPR with in-batch negatives, alignment loss (arXiv:2402.04527).
-
-    Args:
-        preset: `default` or `paper`.
-        **changes: Fields of `AlignConfig`.
-
-    Raises:
-        ValueError: If the preset is unknown.
-    """
-    presets = {
-        "default": AlignConfig(),
-        "paper": AlignConfig(
-            model=ModelConfig(similarity="dot", temperature=1.0),
-            loss=LossConfig(prediction="bpr", alignment=0.1),
-        ),
-    }
-    if preset not in presets:
-        raise ValueError(f"expected preset to be one of {list(presets)}, got {preset!r}")
-    return replace(presets[preset], **changes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.alignment import align
 from rarec.recommender.comparison import evaluate
 from rarec.recommender.configs import AlignConfig, SplitConfig
+from rarec.recommender.shelf import Shelf
 from rarec.selection import Samples, SelectionConfig, SelectionReport, held_out_mask, select
 from rarec.training import TrainingReport
 
@@ -37,7 +38,7 @@ class Recommender:
     """One dataset, one split, and what has been fitted on it.
 
     With a folder each step is written there as soon as it is done, so that a later process goes
-    on from it: `dataset/ samples/ ids/ baseline/ rarec/ text/ index/ results.json`.
+    on from it: `dataset/ samples/ ids/ baseline/ models/NAME/ results.json`.
 
     Args:
         dataset: The data.
@@ -62,11 +63,11 @@ class Recommender:
         self.selection: tuple[SelectionConfig, SelectionReport] | None = None
         self.ids: IDEmbeddings | None = None
         self.baseline: IDEmbeddings | None = None
-        self.models: dict[str, AlignedModel] = {}
-        self.index: ItemIndex | None = None
+        self.models: Shelf[AlignedModel] = Shelf(lambda name: storage.read_model(self, name))
+        self.indexes: Shelf[ItemIndex] = Shelf(lambda name: storage.read_index(self, name))
         self.facts: dict[str, dict[str, Any]] = {}
         self.seeds: dict[str, int] = {}
-        self._item_vectors: dict[str, NDArray[np.float32]] = {}
+        self.recipes: dict[str, dict[str, Any]] = {}
         self._language_models: dict[Any, tuple[Backbone, PreTrainedTokenizerBase]] = {}
         self.folder: Path | None = None
         if folder is not None:
@@ -81,7 +82,7 @@ class Recommender:
         samples, report = select(self.split.train, self.dataset.titles, config)
         before = self.samples
         if before is not None and not np.array_equal(before.positions, samples.positions):
-            self._forget("ids", *storage.MODELS, "index")
+            self._forget("ids")
         self.samples, self.selection = samples, (config, report)
         self.seeds["selection"] = config.seed
         self._write("samples")
@@ -133,8 +134,13 @@ class Recommender:
             raise ValueError("expected ID embeddings first: call fit_ids or use_ids")
         self.dataset.require_titles()
         samples = self._chosen_samples()
-        backbone, tokenizer = self.language_model(config.llm, config.llm_revision, config.pooling)
-        checkpoints = self.folder / "checkpoints" / config.name if self.folder else None
+        backbone, tokenizer = self.language_model(
+            config.llm,
+            config.llm_revision,
+            config.pooling,
+            of_its_own=config.model.tune != "none",
+        )
+        name = config.name
         aligned, report = align(
             self.dataset,
             samples,
@@ -142,36 +148,39 @@ class Recommender:
             backbone,
             tokenizer,
             config,
-            checkpoints=checkpoints,
+            checkpoints=self.folder / "checkpoints" / name if self.folder else None,
             progress=self.progress,
         )
-        self.models[config.name] = aligned
-        self._item_vectors.pop(config.name, None)
-        self.seeds[config.name] = config.seed
-        self.facts[config.name] = {
+        self.models[name] = aligned
+        self.seeds[name] = config.seed
+        self.recipes[name] = config.as_dict()
+        self.facts[name] = {
             "samples": report.samples,
             "steps": report.steps,
             "trainable_parameters": report.trainable_parameters,
             "seconds": report.seconds,
+            "samples_per_second": report.samples_per_second,
+            "peak_rss_mb": report.peak_rss_mb,
         }
-        self._write(config.name)
-        if config.name == "rarec":
-            vectors = self.item_vectors(config.name)
-            self.index = ItemIndex(vectors, self.dataset.item_ids, self.dataset.titles)
-            self._write("index")
+        if self.folder is not None:
+            storage.write_model(self, name)
+        self._put_index(name, aligned.item_vectors())
         return report
 
-    def evaluate(self, part: str = "test", *, n_bootstrap: int = 1000) -> dict[str, Any]:
+    def evaluate(
+        self, part: str = "test", *, n_bootstrap: int = 1000, models: Iterable[str] | None = None
+    ) -> dict[str, Any]:
         """Return and, with a folder, write the results of everything fitted so far.
 
         Args:
             part: `test` or `validation`.
             n_bootstrap: Resamples of the confidence intervals.
+            models: Names of aligned models; by default all.
 
         Returns:
             `{"protocol", "rows", "paired"}` as in DESIGN.md section 6.
         """
-        return evaluate(self, part, n_bootstrap=n_bootstrap)
+        return evaluate(self, part, n_bootstrap=n_bootstrap, models=models)
 
     def recommend(
         self,
@@ -181,6 +190,7 @@ class Recommender:
         titles: Sequence[str] = (),
         k: int = 10,
         exclude_seen: bool = True,
+        model: str | None = None,
     ) -> list[Recommendation]:
         """Return the best items for one user, best first.
 
@@ -192,16 +202,16 @@ class Recommender:
                 With neither user, items nor titles the user is new.
             k: Number of items.
             exclude_seen: Leave out the items of the history.
+            model: Name of the model that is asked; by default `rarec`, or the only one.
 
         Raises:
-            ValueError: If more than one of the three is given, an id is unknown, or no model has
-                been aligned.
+            ValueError: If more than one of the three is given, an id is unknown, or no model (of
+                this name) has been aligned.
         """
         if sum([user is not None, bool(items), bool(titles)]) > 1:
             raise ValueError("expected one of user, items and titles, got more")
-        if self.index is None or "rarec" not in self.models:
-            raise ValueError("expected an aligned model first: call align")
-        model = self.models["rarec"]
+        name = self._asked(model)
+        aligned = self.models[name]
         users = tokens = None
         if user is not None:
             number = self.dataset.user_number(user)
@@ -209,30 +219,26 @@ class Recommender:
             history = self.dataset.histories.take([number])
         elif titles:
             history = self._titled(titles)
-            tokens = model.prompts.user_titles([titles])
+            tokens = aligned.prompts.user_titles([titles])
         else:
             history = Histories.from_lists([[self.dataset.item_number(item) for item in items]])
-        query = model.queries(model.user_entities(history, users, tokens=tokens))
-        return self.index.search(query, k, exclude=history if exclude_seen else None)[0]
+        query = aligned.queries(aligned.user_entities(history, users, tokens=tokens))
+        exclude = history if exclude_seen else None
+        return self.indexes[name].search(query, k, exclude=exclude)[0]
 
-    def add_items(self, titles: Mapping[str, str]) -> None:
-        """Put new items into the index: no ID vector, text and layer prefix alone.
+    def add_items(self, titles: Mapping[str, str], *, model: str | None = None) -> None:
+        """Put new items into the index of a model: no ID vector, read by their text.
 
         Args:
             titles: Title of each new item id.
+            model: Name of the model; by default `rarec`, or the only one.
 
         Raises:
-            ValueError: If an id is in the index already, or no model has been aligned.
+            ValueError: If an id is in the index already, or no model (of this name) has been
+                aligned.
         """
-        if self.index is None:
-            raise ValueError("expected an aligned model first: call align")
-        vectors = self.models["rarec"].new_item_vectors(list(titles.values()))
-        self.index = ItemIndex(
-            np.concatenate([self.index.vectors, vectors]),
-            [*self.index.item_ids, *titles],
-            [*self.index.titles, *titles.values()],
-        )
-        self._write("index")
+        name = self._asked(model)
+        self._put_index(name, self.models[name].new_item_vectors(list(titles.values())), titles)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write everything into a run folder, and keep it up to date from now on.
@@ -244,6 +250,9 @@ class Recommender:
         storage.claim(self)
         for part in storage.PARTS:
             self._write(part)
+        for name in self.models:
+            storage.write_model(self, name)
+            storage.write_index(self, name)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], *, progress: bool = False) -> Recommender:
@@ -259,10 +268,9 @@ class Recommender:
         return recommender
 
     def item_vectors(self, name: str) -> NDArray[np.float32]:
-        """Return `[N, H]` float32 item vectors of a model, encoded once."""
-        if name not in self._item_vectors:
-            self._item_vectors[name] = self.models[name].item_vectors()
-        return self._item_vectors[name]
+        """Return `[N, H]` float32 vectors of the catalogue, as an aligned model encoded them."""
+        vectors = self.indexes[name].vectors[: self.dataset.n_items]
+        return vectors.astype(np.float32, copy=False)
 
     def configs(self) -> dict[str, Any]:
         """Return the settings of what has been fitted, as JSON can hold them."""
@@ -271,14 +279,26 @@ class Recommender:
             found["selection"] = asdict(self.selection[0])
         if isinstance(self.ids, TrainedIDs):
             found["ids"] = asdict(self.ids.config)
-        for name, model in self.models.items():
-            found[name] = model.model.description()
-        return found
+        return found | self.recipes
 
     def language_model(
-        self, name: str, revision: str | None = None, pooling: str | None = None
+        self,
+        name: str,
+        revision: str | None = None,
+        pooling: str | None = None,
+        *,
+        of_its_own: bool = False,
     ) -> tuple[Backbone, PreTrainedTokenizerBase]:
-        """Return a language model and its tokenizer, loaded once."""
+        """Return a language model and its tokenizer, loaded once.
+
+        Args:
+            name: See `load_backbone`.
+            revision: The same.
+            pooling: The same.
+            of_its_own: Load it for this call alone, as one whose weights are changed must be.
+        """
+        if of_its_own:
+            return load_backbone(name, revision=revision, pooling=pooling)
         key = (name, revision, pooling)
         if key not in self._language_models:
             self._language_models[key] = load_backbone(name, revision=revision, pooling=pooling)
@@ -291,18 +311,44 @@ class Recommender:
         return self.samples
 
     def _replace_ids(self, ids: IDEmbeddings) -> None:
-        self._forget("baseline", *storage.MODELS, "index")
+        self._forget("baseline")
         self.ids = ids
         self._write("ids")
 
     def _forget(self, *parts: str) -> None:
-        """Remove parts that were made with something that is being replaced, and say so."""
+        """Remove all models and these parts, made with something being replaced, and say so."""
         gone = [part for part in parts if storage.has_part(self, part)]
         for part in gone:
             storage.remove_part(self, part)
-            self._item_vectors.pop(part, None)
+        gone += storage.remove_models(self)
         if gone:
             _log.warning("removed, being out of date: %s", ", ".join(gone))
+
+    def _asked(self, name: str | None) -> str:
+        """Return the name of the aligned model that a question is for."""
+        known = list(self.models)
+        if not known:
+            raise ValueError("expected an aligned model first: call align")
+        if name is None:
+            if "rarec" not in known and len(known) > 1:
+                raise ValueError(f"expected model to be one of {known}, got none")
+            return "rarec" if "rarec" in known else known[0]
+        if name not in known:
+            raise ValueError(f"expected model to be one of {known}, got {name!r}")
+        return name
+
+    def _put_index(
+        self, name: str, vectors: NDArray[np.float32], new: Mapping[str, str] | None = None
+    ) -> None:
+        """Make the index of a model of the catalogue, or with `new` items on top, and write it."""
+        item_ids, titles = self.dataset.item_ids, self.dataset.titles
+        if new is not None:
+            old = self.indexes[name]
+            vectors = np.concatenate([old.vectors.astype(np.float32, copy=False), vectors])
+            item_ids, titles = [*old.item_ids, *new], [*old.titles, *new.values()]
+        self.indexes[name] = ItemIndex(vectors, item_ids, titles)
+        if self.folder is not None:
+            storage.write_index(self, name)
 
     def _write(self, part: str) -> None:
         if self.folder is not None:

@@ -13,7 +13,7 @@ from rarec.artifacts import CONFIG_NAME, read_config, write_text
 from rarec.data import Dataset
 from rarec.ids import load_ids
 from rarec.index import ItemIndex
-from rarec.model import RARec
+from rarec.model import ADAPTER, RARec
 from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.configs import SplitConfig
 from rarec.recommender.samples import load_samples, save_samples
@@ -21,9 +21,10 @@ from rarec.recommender.samples import load_samples, save_samples
 if TYPE_CHECKING:
     from rarec.recommender.recommender import Recommender
 
-FORMAT = "rarec.run/1"
-MODELS = ("rarec", "text")
-PARTS = ("samples", "ids", "baseline", *MODELS, "index")
+FORMAT = "rarec.run/2"
+PARTS = ("samples", "ids", "baseline")
+_MODELS = "models"
+_INDEX = "index"
 
 
 def claim(recommender: Recommender) -> None:
@@ -57,34 +58,52 @@ def write_part(recommender: Recommender, part: str) -> None:
         recommender.ids.save(target)
     elif part == "baseline" and recommender.baseline is not None:
         recommender.baseline.save(target)
-    elif part in recommender.models:
-        model = recommender.models[part].model
-        model.save_pretrained(target, ids="../ids" if model.model_config.use_ids else None)
-    elif part == "index" and recommender.index is not None:
-        recommender.index.save(target)
     _write_config(recommender)
+
+
+def write_model(recommender: Recommender, name: str) -> None:
+    """Write an aligned model, and note what is known of it."""
+    assert recommender.folder is not None
+    model = recommender.models[name].model
+    ids = "../../ids" if model.model_config.use_ids else None
+    folder = recommender.folder / _MODELS / name
+    model.save_pretrained(folder, ids=ids)
+    recommender.facts[name]["adapter_bytes"] = (folder / ADAPTER).stat().st_size
+    _write_config(recommender)
+
+
+def write_index(recommender: Recommender, name: str) -> None:
+    """Write the index of a model into its folder."""
+    assert recommender.folder is not None
+    recommender.indexes[name].save(recommender.folder / _MODELS / name / _INDEX)
 
 
 def has_part(recommender: Recommender, part: str) -> bool:
     """Return whether a part has been made, in memory or in the folder."""
     folder = recommender.folder
-    return (
-        part in recommender.models
-        or (part not in MODELS and getattr(recommender, part) is not None)
-        or (folder is not None and (folder / part).is_dir())
-    )
+    made = getattr(recommender, part) is not None
+    return made or (folder is not None and (folder / part).is_dir())
 
 
 def remove_part(recommender: Recommender, part: str) -> None:
     """Remove a part from memory, and from the folder."""
-    if part in MODELS:
-        recommender.models.pop(part, None)
-        recommender.facts.pop(part, None)
-    else:
-        setattr(recommender, part, None)
+    setattr(recommender, part, None)
     if recommender.folder is not None:
         shutil.rmtree(recommender.folder / part, ignore_errors=True)
         _write_config(recommender)
+
+
+def remove_models(recommender: Recommender) -> list[str]:
+    """Remove all aligned models and their indexes from memory and folder; return their names."""
+    names = list(recommender.models)
+    for name in names:
+        for known in (recommender.models, recommender.indexes, recommender.recipes):
+            known.pop(name, None)
+        recommender.facts.pop(name, None)
+    if recommender.folder is not None:
+        shutil.rmtree(recommender.folder / _MODELS, ignore_errors=True)
+        _write_config(recommender)
+    return names
 
 
 def read_start(folder: str | os.PathLike[str]) -> tuple[Dataset, SplitConfig]:
@@ -103,6 +122,7 @@ def read_parts(recommender: Recommender) -> None:
     assert folder is not None
     stored = read_config(folder, FORMAT)
     recommender.facts, recommender.seeds = stored["facts"], stored["seeds"]
+    recommender.recipes = stored["recipes"]
     if (folder / "samples").is_dir():
         samples, config, report = load_samples(folder / "samples", recommender.split.train)
         recommender.samples, recommender.selection = samples, (config, report)
@@ -110,15 +130,19 @@ def read_parts(recommender: Recommender) -> None:
         recommender.ids = load_ids(folder / "ids")
     if (folder / "baseline").is_dir():
         recommender.baseline = load_ids(folder / "baseline")
-    for name in MODELS:
-        if (folder / name).is_dir():
-            recommender.models[name] = _read_model(recommender, folder / name)
-    if (folder / "index").is_dir():
-        recommender.index = ItemIndex.load(folder / "index")
+    for file in sorted((folder / _MODELS).glob(f"[!.]*/{CONFIG_NAME}")):
+        recommender.models.announce(file.parent.name)
+        if (file.parent / _INDEX).is_dir():
+            recommender.indexes.announce(file.parent.name)
 
 
-def _read_model(recommender: Recommender, folder: Path) -> AlignedModel:
-    backbone, tokenizer = recommender.language_model(*RARec.language_model_of(folder))
+def read_model(recommender: Recommender, name: str) -> AlignedModel:
+    """Return an aligned model of the folder."""
+    assert recommender.folder is not None
+    folder = recommender.folder / _MODELS / name
+    backbone, tokenizer = recommender.language_model(
+        *RARec.language_model_of(folder), of_its_own=RARec.config_of(folder).tune != "none"
+    )
     return AlignedModel(
         RARec.from_pretrained(folder, backbone=backbone),
         tokenizer,
@@ -126,6 +150,12 @@ def _read_model(recommender: Recommender, folder: Path) -> AlignedModel:
         recommender.ids,
         progress=recommender.progress,
     )
+
+
+def read_index(recommender: Recommender, name: str) -> ItemIndex:
+    """Return the index of an aligned model of the folder."""
+    assert recommender.folder is not None
+    return ItemIndex.load(recommender.folder / _MODELS / name / _INDEX)
 
 
 def _start(recommender: Recommender) -> dict[str, Any]:
@@ -139,5 +169,6 @@ def _write_config(recommender: Recommender) -> None:
         **_start(recommender),
         "facts": recommender.facts,
         "seeds": recommender.seeds,
+        "recipes": recommender.recipes,
     }
     write_text(recommender.folder / CONFIG_NAME, json.dumps(values, indent=2) + "\n")

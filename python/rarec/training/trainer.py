@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import get_last_checkpoint
 
 from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
+from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
@@ -134,15 +135,20 @@ class RARecTrainer(Trainer):
         return LengthSampler(self.data.lengths, self.args.train_batch_size, seed=seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer of transformers, the layer prefixes at their own learning rate."""
+        """Return the optimizer of transformers, each kind of weights at its own learning rate."""
         optimizer = super().create_optimizer(model)
-        prefixes = {id(self._towers.user.prefix), id(self._towers.item.prefix)}
-        rate = self.args.learning_rate * self._towers.model_config.prefix_rate
-        for group in list(optimizer.param_groups):
-            own = [parameter for parameter in group["params"] if id(parameter) in prefixes]
-            if own:
-                group["params"] = [p for p in group["params"] if id(p) not in prefixes]
-                optimizer.add_param_group({**group, "params": own, "lr": rate})
+        towers = self._towers
+        kinds = [((towers.user.prefix, towers.item.prefix), towers.model_config.prefix_rate)]
+        if towers.model_config.tune != "none":
+            kinds.append((tuple(towers.llm.values()), towers.model_config.llm_rate))
+        for weights, rate in kinds:
+            names = {id(weight) for weight in weights}
+            for group in list(optimizer.param_groups):
+                own = [weight for weight in group["params"] if id(weight) in names]
+                if own:
+                    group["params"] = [w for w in group["params"] if id(w) not in names]
+                    rate_of_own = self.args.learning_rate * rate
+                    optimizer.add_param_group({**group, "params": own, "lr": rate_of_own})
         return optimizer
 
     def compute_loss(
@@ -194,8 +200,7 @@ class RARecTrainer(Trainer):
             known = slice(None) if entities.has_id is None else entities.has_id
             soft = tower.soft_prompts(entities.id_vectors[known].to(device))
             same = same[known][:, known].to(device)
-            # text of the layers that have soft prompts
-            text = text[known][:, -tower.n_layers :].to(device)
+            text = text[known][:, towers.prompted_layers].to(device)
             total = total + alignment_loss(
                 soft, text, same, temperature=self.loss.alignment_temperature
             )
@@ -212,6 +217,8 @@ class TrainingReport:
         seconds: Wall time of this run.
         samples: Samples there were.
         trainable_parameters: Trained parameters.
+        samples_per_second: Samples that this run has trained on, over its time.
+        peak_rss_mb: Largest memory of the process so far.
         cut_users: Share of the users' texts that lost titles to the limit of tokens.
         cut_items: Share of the items' texts that lost tokens to it.
     """
@@ -221,6 +228,8 @@ class TrainingReport:
     seconds: float
     samples: int
     trainable_parameters: int
+    samples_per_second: float
+    peak_rss_mb: float
     cut_users: float
     cut_items: float
 
@@ -247,19 +256,25 @@ def train(
     trainer = RARecTrainer(model, args, data, loss, callbacks)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
+    counter = _StepsOfThisRun()
+    trainer.add_callback(counter)
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
     finally:
         for callback in callbacks:
             if isinstance(callback, RichProgress):
                 callback.close()
+    seconds = time.perf_counter() - started
+    n_samples = counter.steps * args.train_batch_size * args.gradient_accumulation_steps
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainingReport(
         steps=trainer.state.global_step,
         loss=float(losses[-1] if losses else result.training_loss),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         samples=len(data),
         trainable_parameters=model.n_trainable(),
+        samples_per_second=n_samples / seconds,
+        peak_rss_mb=peak_memory_mb(),
         cut_users=data.users.tokens.n_cut / len(data.users),
         cut_items=data.items.tokens.n_cut / max(1, len(data.items)),
     )
@@ -297,6 +312,17 @@ class RichProgress(TrainerCallback):
     def close(self) -> None:
         """Give the terminal back, also after a training that was stopped."""
         self._stack.close()
+
+
+class _StepsOfThisRun(TrainerCallback):
+    """Counts the steps since the start, or since a resumed training went on."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Count one."""
+        self.steps += 1
 
 
 def _rows(numbers: list[int]) -> dict[str, Tensor]:

@@ -1,0 +1,235 @@
+"""Two towers over one language model: soft prompts, representations, scores.
+
+Yu et al. 2024 (arXiv:2402.04527), as written in DESIGN.md section 1.
+
+Axes: B batch, C candidate items, H hidden size, E width of the ID vectors, K ID tokens of an
+entity, P learnable vectors.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rarec.artifacts import read_config, write_config, write_folder
+from rarec.backbone import Backbone, load_backbone
+from rarec.ids import IDEmbeddings, load_ids
+from rarec.model.config import ModelConfig
+from rarec.model.entities import EntityBatch
+from rarec.model.tower import Tower
+from rarec.prompts import PromptConfig
+
+FORMAT = "rarec.model/2"
+ADAPTER = "adapter.safetensors"
+
+
+class RARec(nn.Module):
+    """User and item towers over one backbone.
+
+    Args:
+        backbone: Frozen, and then no parameter of this module and not in its state; or, with
+            `config.tune`, changed in place: the weights that are trained are in both.
+        user_id_dim: Width of the users' ID vectors.
+        item_id_dim: Width of the items' ID vectors.
+        config: What is trained.
+        prompts: How the texts are made that it is trained on; kept with the model.
+
+    Raises:
+        ValueError: If there are fewer layers than `config.layers`, or the backbone's weights are
+            to be trained and already are, by another model.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        user_id_dim: int,
+        item_id_dim: int,
+        config: ModelConfig | None = None,
+        prompts: PromptConfig | None = None,
+    ) -> None:
+        super().__init__()
+        # not `config`: the trainer of transformers writes into a model's config
+        self.model_config = config = config or ModelConfig()
+        self.prompts = prompts or PromptConfig()
+        # hidden from torch, so that neither checkpoints nor optimisers see the frozen weights
+        object.__setattr__(self, "backbone", backbone)
+        if config.layers is not None and config.layers > backbone.n_layers:
+            raise ValueError(f"expected at most {backbone.n_layers} layers, got {config.layers}")
+        generator = torch.Generator().manual_seed(config.seed)
+        sizes = backbone.state_sizes[self.prompted_layers]
+        uses = int(config.use_ids)
+        self.user = Tower(sizes, backbone.hidden_size, uses * user_id_dim, config, generator)
+        self.item = Tower(sizes, backbone.hidden_size, uses * item_id_dim, config, generator)
+        self.log_temperature = nn.Parameter(
+            torch.tensor(math.log(config.temperature)), requires_grad=config.similarity == "cosine"
+        )
+        if config.tune != "none":
+            weights = backbone.train_weights(
+                config.tune, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
+            )
+            # torch takes no name with dots for one
+            self.llm = nn.ParameterDict(
+                {name.replace(".", "/"): weight for name, weight in weights.items()}
+            )
+        self.to(backbone.device)
+
+    backbone: Backbone
+
+    @property
+    def prompted_layers(self) -> slice:
+        """The layers whose input a soft prompt is put beside: the first, if before the text."""
+        if self.model_config.placement == "inputs":
+            return slice(0, 1)
+        n_layers = self.model_config.layers
+        return slice(0 if n_layers is None else self.backbone.n_layers - n_layers, None)
+
+    def forward(self, users: EntityBatch, items: EntityBatch) -> tuple[Tensor, Tensor]:
+        """Return representations `[B, H]` of users and `[C, H]` of items."""
+        device = self.backbone.device
+        return (
+            self.encode(self.user, users.to(device)),
+            self.encode(self.item, items.to(device)),
+        )
+
+    def encode(self, tower: Tower, batch: EntityBatch) -> Tensor:
+        """Return `[B, H]` float32: representations of users or items; unit length if cosine.
+
+        Entities without an ID vector are read with the learnable vectors alone.
+        """
+        if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
+            return self._encode_mixed(tower, batch, batch.has_id)
+        shared, own = tower.shared_prompts(), None
+        if tower.id_dim and batch.id_vectors is not None:
+            own = tower.project(batch.id_vectors)
+        text = (batch.input_ids, batch.attention_mask)
+        if self.model_config.placement == "inputs":
+            before = shared.expand(len(batch), -1, -1)
+            before = before if own is None else torch.cat([before, own[0]], dim=1)
+            states = self.backbone.last_hidden_states(*text, before=before)
+        else:
+            states = self.backbone.last_hidden_states(*text, shared=shared, own=own)
+        pooled = self.backbone.pool(states, batch.attention_mask).float()
+        return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
+
+    def _encode_mixed(self, tower: Tower, batch: EntityBatch, has_id: Tensor) -> Tensor:
+        warm = EntityBatch(batch.input_ids, batch.attention_mask, batch.id_vectors)
+        if bool(has_id.all()):
+            return self.encode(tower, warm)
+        cold = EntityBatch(batch.input_ids, batch.attention_mask)
+        if not bool(has_id.any()):
+            return self.encode(tower, cold)
+        parts = torch.cat(
+            [self.encode(tower, warm.take(has_id)), self.encode(tower, cold.take(~has_id))]
+        )
+        order = torch.cat([has_id.nonzero()[:, 0], (~has_id).nonzero()[:, 0]])
+        return parts[order.argsort()]
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return `[B, N]`: inner products of representations over the temperature."""
+        return users @ items.T * torch.exp(-self.log_temperature)
+
+    def n_trainable(self) -> int:
+        """Return the number of trained parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def description(self) -> dict[str, Any]:
+        """Return how the model is built, as JSON can hold it."""
+        return {
+            "llm": self.backbone.name,
+            "llm_revision": self.backbone.revision,
+            "pooling": self.backbone.pooling,
+            "user_id_dim": self.user.id_dim,
+            "item_id_dim": self.item.id_dim,
+            "model": asdict(self.model_config),
+            "prompts": asdict(self.prompts),
+        }
+
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, ids: IDEmbeddings | str | None = None
+    ) -> None:
+        """Write what was trained as a folder: config.json, adapter.safetensors.
+
+        The language model is kept by name (and revision), so the folder holds a few MB.
+
+        Args:
+            folder: New, empty, or a model that is replaced.
+            ids: The ID embeddings, to be kept inside as `ids/`; or where they are, a path from
+                the folder.
+        """
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        with write_folder(folder) as temporary:
+            save_file(tensors, temporary / ADAPTER)
+            place = ids
+            if ids is not None and not isinstance(ids, str):
+                place = "ids"
+                ids.save(temporary / place)
+            write_config(temporary, FORMAT, {**self.description(), "ids": place})
+
+    @staticmethod
+    def language_model_of(folder: str | os.PathLike[str]) -> tuple[str, str | None, str]:
+        """Return name, revision and pooling of the language model that a folder needs."""
+        stored = read_config(folder, FORMAT)
+        return stored["llm"], stored["llm_revision"], stored["pooling"]
+
+    @staticmethod
+    def config_of(folder: str | os.PathLike[str]) -> ModelConfig:
+        """Return what of the model in a folder was trained."""
+        return ModelConfig(**read_config(folder, FORMAT)["model"])
+
+    @staticmethod
+    def ids_of(folder: str | os.PathLike[str]) -> IDEmbeddings | None:
+        """Return the ID embeddings kept with a model or referred to by it; None without any.
+
+        Raises:
+            ValueError: If the folder holds no model, or they are not where it says.
+        """
+        place = read_config(folder, FORMAT)["ids"]
+        return None if place is None else load_ids(Path(folder) / place)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, backbone: Backbone | None = None
+    ) -> RARec:
+        """Return the model of a folder.
+
+        Args:
+            folder: What `save_pretrained` wrote.
+            backbone: The language model, if it is already there; else it is loaded by its name.
+
+        Raises:
+            ValueError: If the folder holds no model, or one that the backbone does not fit.
+        """
+        stored = read_config(folder, FORMAT)
+        if backbone is None:
+            name, revision, pooling = cls.language_model_of(folder)
+            backbone, _ = load_backbone(name, revision=revision, pooling=pooling)
+        if backbone.pooling != stored["pooling"]:
+            raise ValueError(
+                f"{folder}: expected a backbone with {stored['pooling']} pooling, "
+                f"got {backbone.pooling}"
+            )
+        model = cls(
+            backbone,
+            user_id_dim=stored["user_id_dim"],
+            item_id_dim=stored["item_id_dim"],
+            config=ModelConfig(**stored["model"]),
+            prompts=PromptConfig(**stored["prompts"]),
+        )
+        file = Path(folder) / ADAPTER
+        try:
+            model.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"{file}: expected the adapter of a model over {stored['llm']!r} ({error})"
+            ) from error
+        return model.eval()

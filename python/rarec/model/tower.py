@@ -1,0 +1,97 @@
+"""The trained part of one side: what turns ID vectors into soft prompts.
+
+Axes: B batch, L layers that take a prefix (1 where it stands before the text), H hidden size,
+E width of the ID vectors, K ID tokens of an entity, P learnable vectors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rarec.model.config import ModelConfig
+
+# soft prompts start at this size, where the model's own states have twice of it
+_START = 0.25
+
+
+class Tower(nn.Module):
+    """Soft prompts of users or items: `d[l] = concat(c[l], W[l] e + b[l])` (DESIGN.md section 1).
+
+    Args:
+        state_sizes: `[L]` root mean square of the states at each place a soft prompt stands:
+            prompts of all layers start alike beside them, and learn alike.
+        hidden_size: H.
+        id_dim: E; 0 builds no projectors.
+        config: Which projectors, and P.
+        generator: Of the start values.
+    """
+
+    id_scale: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        state_sizes: Tensor,
+        hidden_size: int,
+        id_dim: int,
+        config: ModelConfig,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+
+        def normal(*shape: int, std: float) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) * std)
+
+        n_layers = len(state_sizes)
+        self.id_dim = id_dim
+        self.n_layers = n_layers
+        self.register_buffer("scale", state_sizes.float() / (2 * _START))
+        self.prefix = normal(n_layers, config.prefix_length, hidden_size, std=_START)
+        if not id_dim:
+            return
+        self.register_buffer("id_scale", torch.ones(()))
+        if config.projector == "fixed":
+            rotation = torch.empty(hidden_size, id_dim)
+            nn.init.orthogonal_(rotation, generator=generator)
+            # a vector of size 1 comes out at the size that trained projectors start at
+            rotation *= _START * max(1.0, math.sqrt(hidden_size / id_dim))
+            self.register_buffer("projector", rotation[None])
+            self.register_buffer("projector_bias", torch.zeros(1, hidden_size))
+            return
+        n_projectors = 1 if config.projector == "shared" else n_layers
+        self.projector = normal(n_projectors, hidden_size, id_dim, std=_START / math.sqrt(id_dim))
+        self.projector_bias = nn.Parameter(torch.zeros(n_projectors, hidden_size))
+
+    @torch.no_grad()
+    def set_id_scale(self, id_vectors: Tensor) -> None:
+        """Divide ID vectors by their root mean square from now on, whatever their source."""
+        self.id_scale.fill_(float(id_vectors.float().square().mean().sqrt().clamp_min(1e-12)))
+
+    def shared_prompts(self) -> Tensor:
+        """Return `[L, P, H]`: the learnable vectors `c[l]`, shared by the batch."""
+        return self.prefix * self.scale[:, None, None]
+
+    def project(self, id_vectors: Tensor) -> Tensor:
+        """Return `[L, B, K, H]`: `p[l] = W[l] e + b[l]` (DESIGN.md section 1.2).
+
+        Args:
+            id_vectors: `[B, K, E]`.
+        """
+        scaled = id_vectors.to(self.projector.dtype) / self.id_scale
+        projected = torch.einsum("bke,lhe->lbkh", scaled, self.projector)
+        projected = projected + self.projector_bias[:, None, None]
+        return projected.expand(self.n_layers, -1, -1, -1) * self.scale[:, None, None, None]
+
+    def soft_prompts(self, id_vectors: Tensor) -> Tensor:
+        """Return `[B, L, H]`: the mean of `d[l]`, for the alignment loss.
+
+        Args:
+            id_vectors: `[B, K, E]`.
+        """
+        own = self.project(id_vectors)  # [L, B, K, H]
+        n_tokens = self.prefix.shape[1] + own.shape[2]
+        total = self.shared_prompts().sum(dim=1)[:, None] + own.sum(dim=2)
+        return (total / n_tokens).transpose(0, 1)
