@@ -20,8 +20,10 @@ from rarec.evaluation import (
     per_user,
     protocol,
     rank_targets,
+    read_ranks,
     slices,
     summarise,
+    write_ranks,
     write_results,
 )
 
@@ -264,3 +266,32 @@ def test_results_of_another_form_write_nothing(
     with pytest.raises(ValueError, match=message):
         write_results(tmp_path, results, a_protocol())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_averaged_user_by_user_before_anything_else() -> None:
+    first, second = ranks_of([1, 20, 3]), ranks_of([20, 20, 4])
+    found = summarise([first, second], n_bootstrap=200)
+    assert found["hr@10"] == pytest.approx((0.5 + 0 + 1) / 3)
+    # users vary, runs do not: copies of a run change nothing
+    assert summarise([first, first], n_bootstrap=200) == summarise(first, n_bootstrap=200)
+    pair = compare([first, second], ranks_of([20, 20, 20]), "hr@10")
+    assert pair["difference"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="runs on the same queries"):
+        summarise([first, ranks_of([1])])
+    with pytest.raises(ValueError, match="at least one rank"):
+        summarise([])
+
+
+def test_ranks_are_kept(tmp_path: Path) -> None:
+    ranks = {"a+id": Ranks(np.array([0, 3]), np.array([4, 0]), np.array([9, 9]))}
+    write_ranks(tmp_path, ranks, "validation")
+    write_ranks(tmp_path, ranks, "validation")
+    found, part = read_ranks(tmp_path)
+    assert part == "validation"
+    assert found["a+id"].values().tolist() == [3.0, 4.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks.safetensors"]
+    (tmp_path / "ranks.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"ranks\.safetensors: expected ranks"):
+        read_ranks(tmp_path)
+    with pytest.raises(ValueError, match=r"ranks\.safetensors"):
+        read_ranks(tmp_path / "nowhere")

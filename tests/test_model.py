@@ -200,7 +200,16 @@ def test_bad_settings_are_refused(changes):
         ModelConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"layers": 1}, {"projector": "shared"}])
+PLACEMENTS = [
+    {"layers": 1},
+    {"projector": "shared"},
+    {"projector": "fixed"},
+    {"placement": "inputs"},
+    {"placement": "inputs", "projector": "fixed"},
+]
+
+
+@pytest.mark.parametrize("changes", PLACEMENTS)
 def test_placements_train_and_survive_the_disk(backbone, tmp_path, changes):
     towers = model(backbone, **changes)
     users, items = entities(4, USER_DIM), entities(3, ITEM_DIM)
@@ -229,8 +238,65 @@ def test_one_projector_gives_every_layer_the_same(backbone):
         ({"layers": 3}, "at most 2 layers, got 3"),
         ({"layers": 0}, "layers >= 1, got 0"),
         ({"projector": "none"}, "projector to be one of"),
+        ({"placement": "output"}, "placement to be one of"),
+        ({"tune": "half"}, "tune to be one of"),
+        ({"placement": "inputs", "layers": 1}, "placement 'layers' alone"),
     ],
 )
 def test_it_says_what_is_wrong_with_a_placement(backbone, changes, message):
     with pytest.raises(ValueError, match=message):
         model(backbone, **changes)
+
+
+@pytest.mark.parametrize("use_ids", [True, False])
+def test_a_model_without_anything_to_train_is_refused(use_ids):
+    with pytest.raises(ValueError, match="something to train"):
+        ModelConfig(prefix_length=0, use_ids=use_ids, projector="fixed")
+    assert ModelConfig(prefix_length=0).projector == "layers"
+
+
+def test_raw_id_vectors_keep_their_angles(backbone):
+    tower = model(backbone, projector="fixed", placement="inputs").user
+    vectors = torch.randn(5, 1, USER_DIM)
+    placed = tower.project(vectors)[0, :, 0]
+    assert placed.shape == (5, 32)
+    cosines = [torch.nn.functional.normalize(rows, dim=1) for rows in (vectors[:, 0], placed)]
+    torch.testing.assert_close(*(rows @ rows.T for rows in cosines))
+    assert not isinstance(tower.projector, torch.nn.Parameter)
+
+
+def test_soft_prompts_before_the_text_are_read_as_its_first_tokens(backbone):
+    towers = model(backbone, placement="inputs")
+    batch = entities(4, USER_DIM, n_vectors=2)
+    assert batch.id_vectors is not None
+    tower = towers.user
+    own = tower.project(batch.id_vectors)[0]
+    before = torch.cat([tower.shared_prompts().expand(4, -1, -1), own], dim=1)
+    assert before.shape == (4, 5, 32)
+    tokens = backbone.model.get_input_embeddings()(batch.input_ids)
+    mask = torch.cat([torch.ones(4, 5, dtype=torch.int64), batch.attention_mask], dim=1)
+    states = backbone.model(
+        inputs_embeds=torch.cat([before, tokens], dim=1), attention_mask=mask
+    ).last_hidden_state[:, 5:]
+    expected = torch.nn.functional.normalize(backbone.pool(states, batch.attention_mask), dim=1)
+    torch.testing.assert_close(towers.encode(tower, batch), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_a_tuned_language_model_survives_the_disk(backbone, tiny_llm, tmp_path, tune):
+    own = load_backbone(str(tiny_llm), device="cpu")[0]
+    towers = model(own, placement="inputs", tune=tune)
+    assert towers.n_trainable() > model(backbone, placement="inputs").n_trainable()
+    users, items = entities(4, USER_DIM), entities(3, ITEM_DIM)
+    towers(users, items)[0].sum().backward()
+    with torch.no_grad():
+        for weight in towers.llm.values():
+            weight += 0.1 * torch.randn_like(weight)
+    towers.save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        expected = towers.scores(*towers(users, items))
+        for fresh in (None, load_backbone(str(tiny_llm), device="cpu")[0]):
+            back = RARec.from_pretrained(tmp_path / "model", backbone=fresh)
+            torch.testing.assert_close(back.scores(*back(users, items)), expected)
+    with pytest.raises(ValueError, match="load it again"):
+        RARec.from_pretrained(tmp_path / "model", backbone=own)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rarec.data import Histories, read_dataset
+from rarec.evaluation import read_ranks, summarise
 from rarec.ids import GivenIDs, IDConfig
 from rarec.model import ModelConfig
 from rarec.prompts import PromptConfig
@@ -294,3 +295,55 @@ def test_real_data_from_files_to_recommendations(shared_data, tiny_llm, tmp_path
     assert results["protocol"]["items"] == 10506
     # ids keep their leading zeros all the way
     assert all(len(item.item_id) == 7 for item in recommender.recommend("1", k=5))
+
+
+def test_rivals_stand_beside_each_other_and_leave_each_other_alone(planted, tiny_llm, tmp_path):
+    recommender = Recommender(planted, folder=tmp_path / "run")
+    recommender.select(SELECTION)
+    recommender.fit_ids(replace(IDS, max_epochs=3), baseline=False)
+    budget = small(tiny_llm, max_steps=4).training
+    recommender.align(recipe("default", llm=str(tiny_llm), training=budget))
+    before = recommender.recommend("u003", k=5)
+    for name in ("inputs", "lora", "full"):
+        recommender.align(recipe(name, llm=str(tiny_llm), training=budget))
+    assert recommender.models["rarec"].model.backbone is recommender.models["inputs"].model.backbone
+    assert recommender.recommend("u003", k=5) == before
+
+    again = Recommender.load(tmp_path / "run")
+    assert list(again.models) == ["full", "inputs", "lora", "rarec"]
+    assert again.recommend("u003", k=5) == before
+    for name in again.models:
+        found = again.recommend("u003", k=5, model=name)
+        assert found == recommender.recommend("u003", k=5, model=name)
+    results = again.evaluate(n_bootstrap=0)
+    names = [row["model"] for row in results["rows"]]
+    assert names == [
+        *("popularity", "id", "rarec", "rarec+id", "inputs", "inputs+id"),
+        *("lora", "lora+id", "full", "full+id"),
+    ]
+    rows = {row["model"]: row for row in results["rows"]}
+    assert rows["full"]["adapter_bytes"] > rows["lora"]["adapter_bytes"] > 0
+    assert rows["lora"]["samples_per_second"] > 0
+    assert rows["lora"]["peak_rss_mb"] > 10
+    # ranks are kept: what was written gives the same numbers
+    ranks, part = read_ranks(tmp_path / "run")
+    assert part == "test"
+    assert summarise(ranks["lora"], n_bootstrap=0)["hr@10"] == rows["lora"]["hr@10"]
+    alone = again.evaluate(n_bootstrap=0, models=["lora"])
+    assert [row["model"] for row in alone["rows"]] == ["popularity", "id", "lora", "lora+id"]
+    with pytest.raises(ValueError, match=r"models of .*got \['best'\]"):
+        again.evaluate(models=["best"])
+    with pytest.raises(ValueError, match="model to be one of"):
+        again.recommend("u003", model="best")
+
+
+def test_recipes_that_cannot_be_are_refused(tiny_llm):
+    with pytest.raises(ValueError, match="label of small letters"):
+        AlignConfig(label="../elsewhere")
+    with pytest.raises(ValueError, match=r"no alignment loss with tune='lora'.*0\.1"):
+        replace(recipe("lora"), loss=LossConfig(alignment=0.1))
+    assert {one.name for one in (recipe(), recipe("text"), recipe("paper"))} == {
+        "rarec",
+        "text",
+        "paper",
+    }

@@ -382,3 +382,55 @@ def test_cold_users_and_warm_ones_train_together(llm, planted, tmp_path):
 def test_bad_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         LossConfig(**changes)
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_the_language_models_weights_learn_at_their_own_rate(tiny_llm, planted, tmp_path, tune):
+    own = load_backbone(str(tiny_llm), device="cpu")
+    before = {name: weight.clone() for name, weight in own[0].model.state_dict().items()}
+    model = make_model(own, placement="inputs", tune=tune, llm_rate=0.5, prefix_rate=3.0)
+    data = make_data(own, planted)
+    trainer = RARecTrainer(model, arguments(tmp_path, learning_rate=1e-3), data)
+    trainer.create_optimizer()
+    assert trainer.optimizer is not None
+    rates = {
+        id(weight): group["lr"]
+        for group in trainer.optimizer.param_groups
+        for weight in group["params"]
+    }
+    assert {rates[id(weight)] for weight in model.llm.values()} == {5e-4}
+    assert {rates[id(tower.prefix)] for tower in (model.user, model.item)} == {3e-3}
+    assert {rates[id(tower.projector)] for tower in (model.user, model.item)} == {1e-3}
+    trainer.train()
+    after = own[0].model.state_dict()
+    name = "encoder.layer.1.attention.self.query"
+    if tune == "full":
+        assert not torch.equal(before[f"{name}.weight"], after[f"{name}.weight"])
+    else:
+        assert torch.equal(before[f"{name}.weight"], after[f"{name}.base_layer.weight"])
+        assert bool(after[f"{name}.lora_B.default.weight"].any())
+
+
+def test_a_training_with_soft_prompts_before_the_text_aligns_with_its_embeddings(
+    llm, planted, tmp_path
+):
+    data = make_data(llm, planted)
+    states = {
+        name: text_states(llm[0], entities.tokens, tmp_path / "states")
+        for name, entities in (("user_text", data.users), ("item_text", data.items))
+    }
+    data = make_data(llm, planted, **states)
+    model = make_model(llm, placement="inputs")
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(alignment=1.0))
+    batch = data.batch(np.arange(16), step=0)
+    assert batch.user_text is not None
+    from rarec.losses import alignment_loss
+
+    expected = sum(
+        alignment_loss(tower.soft_prompts(entities.id_vectors), text[:, :1], same)
+        for tower, entities, text, same in (
+            (model.user, batch.users, batch.user_text, batch.same_user),
+            (model.item, batch.items, batch.item_text, torch.eye(len(batch.items)) > 0),
+        )
+    )
+    torch.testing.assert_close(trainer._alignment(batch), expected)

@@ -1,0 +1,80 @@
+"""Matrices of low rank beside the attention's weights."""
+
+import sys
+
+import pytest
+import torch
+
+from rarec.backbone import Backbone
+from tests import architectures
+from tests.architectures import SHARED
+
+pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = ("bert", "gpt2", "llama", "phi3", "t5")
+
+
+def states(backbone: Backbone) -> torch.Tensor:
+    ids, mask = architectures.texts("right")
+    shared, own = architectures.make_prefixes(len(ids), backbone.n_layers)
+    return backbone.last_hidden_states(ids, mask, shared=shared, own=own)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_the_start_the_model_is_what_it_was(name: str) -> None:
+    backbone = architectures.backbone_of(name)
+    before = states(backbone)
+    weights = backbone.train_weights("lora", rank=2, seed=1)
+    torch.testing.assert_close(states(backbone), before, rtol=0, atol=0)
+    # two matrices for each linear layer of each attention: one if the projections are fused
+    assert len(weights) >= 2 * backbone.n_layers
+    assert all(".lora_" in name for name in weights)
+    assert {id(w) for w in backbone.model.parameters() if w.requires_grad} == {
+        id(weight) for weight in weights.values()
+    }
+    # those of the prefix's keys and values too: they go through the same module
+    states(backbone).square().sum().backward()
+    grads = [w.grad for name, w in weights.items() if ".lora_B" in name]
+    assert all(grad is not None and bool(grad.any()) for grad in grads)
+
+
+def test_a_seed_fixes_the_start_and_leaves_the_others_alone() -> None:
+    torch.manual_seed(3)
+    undisturbed = torch.rand(1)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(3)
+        weights = architectures.backbone_of("bert").train_weights("lora", seed=seed)
+        found.append(torch.cat([weight.flatten() for weight in weights.values()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    backbone = architectures.backbone_of("bert")
+    torch.manual_seed(3)
+    backbone.train_weights("lora", seed=1)
+    assert torch.equal(torch.rand(1), undisturbed)
+
+
+def test_weights_are_trained_once() -> None:
+    backbone = architectures.backbone_of("bert")
+    backbone.train_weights("full")
+    assert all(weight.requires_grad for weight in backbone.model.parameters())
+    with pytest.raises(ValueError, match="load it again"):
+        backbone.train_weights("lora")
+
+
+def test_without_peft_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'rarec\[lora\]'"):
+        architectures.backbone_of("bert").train_weights("lora")
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "gemma2", "t5", "albert"])
+def test_state_sizes_are_of_what_each_attention_reads(name: str) -> None:
+    backbone = architectures.backbone_of(name)
+    sizes = backbone.state_sizes
+    assert sizes.shape == (backbone.n_layers,)
+    assert bool((sizes > 0).all())
+    # SHARED rows of that size are what a soft prompt starts beside
+    rows = sizes[:, None, None] * torch.ones(backbone.n_layers, SHARED, backbone.hidden_size)
+    ids, mask = architectures.texts("none")
+    assert bool(backbone.last_hidden_states(ids, mask, shared=rows).isfinite().all())
