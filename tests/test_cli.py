@@ -1,6 +1,7 @@
 """The command line, as somebody would use it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -147,6 +148,90 @@ def test_a_missing_model_is_one_line(rarec, files, tmp_path, monkeypatch):
     assert "no-model" in err
     assert err.count("error:") == 1
     assert not (run / "rarec").exists()
+
+
+@pytest.fixture(scope="module")
+def chat_llm(tiny_llm, tmp_path_factory):
+    """Return the folder of the small model, with a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "llm"
+    shutil.copytree(tiny_llm, folder)
+    template = "{% for message in messages %}{{ message['content'] }} [SEP]{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@pytest.fixture
+def fitted(rarec, files, tmp_path):
+    """Return a run folder with ID vectors."""
+    run = tmp_path / "run"
+    rarec("prepare", files, "-o", run)
+    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--fraction", 0.5)
+    assert rarec("fit-ids", run, *small)[0] == 0
+    return run
+
+
+@pytest.mark.slow
+def test_prompts_of_the_user_are_kept_with_the_model(rarec, fitted, chat_llm):
+    texts = {
+        "user-prompt": "Jemand mochte {titles}. Was kommt als Nächstes?",
+        "new-user-prompt": "Jemand Neues",
+        "item-prompt": "Film: „{title}“",
+        "separator": " und ",
+        "titles": 3,
+        "max-tokens": 40,
+        "system": "Antworte kurz.",
+        "pooling": "last",
+    }
+    options = [part for name, value in texts.items() for part in (f"--{name}", value)]
+    small = ("--llm", chat_llm, "--steps", 2, "--batch-size", 32)
+    code, _, err = rarec("align", fitted, *small, *options, "--chat")
+    assert code == 0, err
+    from rarec.model import RARec
+    from rarec.prompts import PromptConfig
+
+    model = RARec.from_pretrained(fitted / "models" / "rarec")
+    assert model.prompts == PromptConfig(
+        user=texts["user-prompt"],
+        new_user="Jemand Neues",
+        item="Film: „{title}“",
+        separator=" und ",
+        n_titles=3,
+        max_tokens=40,
+        chat=True,
+        system="Antworte kurz.",
+    )
+    assert model.backbone.pooling == "last"
+    for question in (["--user", "u001"], ["--title", "red wolf"], ["--new-user"]):
+        assert rarec("recommend", fitted, *question)[0] == 0
+
+    code, _, err = rarec("align", fitted, *small, "--plain", "--user-prompt", "{titles}!")
+    assert code == 0, err
+    assert RARec.from_pretrained(fitted / "models" / "rarec").prompts == PromptConfig(
+        user="{titles}!"
+    )
+
+
+def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
+    cases = [
+        (tiny_llm, ["--user-prompt", "Jemand mochte"], "expected '{titles}' in the user template"),
+        (tiny_llm, ["--item-prompt", "[bold]"], "in the item template, got '[bold]'"),
+        (tiny_llm, ["--separator", ""], "separator, got an empty one"),
+        (tiny_llm, ["--max-tokens", 3], "max_tokens >= 8"),
+        (tiny_llm, ["--max-tokens", 8, "--new-user-prompt", "a " * 9], "expected max_tokens > 11"),
+        (tiny_llm, ["--item-prompt", "{title}" + " a" * 70], "at most 64 tokens, the positions"),
+        (tiny_llm, ["--chat"], f"chat template, got '{tiny_llm}', which has none"),
+        (tiny_llm, ["--system", "be brief"], "expected chat for a system message"),
+        (tiny_llm, ["--pooling", "middle"], "pooling to be one of"),
+        (chat_llm, ["--chat", "--max-tokens", 8, "--system", "a " * 9], "expected max_tokens > "),
+    ]
+    for llm, options, message in cases:
+        code, out, err = rarec("align", fitted, "--llm", llm, *options)
+        assert code == 1, options
+        assert out == ""
+        assert err.startswith("error: "), err
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (fitted / "models" / "rarec").exists()
 
 
 def test_interactions_without_titles_are_told_at_the_step_that_needs_them(

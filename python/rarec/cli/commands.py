@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rarec.cli import texts
 from rarec.cli.application import command, output, quiet_libraries, say, write_json
 from rarec.cli.tables import (
     facts_table,
@@ -258,7 +259,15 @@ def align(
     llm_rate: Annotated[
         float | None, typer.Option(help="Its learning rate, as a multiple of the other.")
     ] = None,
-    titles: Annotated[int | None, typer.Option(help="Newest titles in a user's text.")] = None,
+    user_prompt: texts.UserPrompt = None,
+    new_user_prompt: texts.NewUserPrompt = None,
+    item_prompt: texts.ItemPrompt = None,
+    separator: texts.Separator = None,
+    titles: texts.Titles = None,
+    max_tokens: texts.MaxTokens = None,
+    chat: texts.Chat = None,
+    system: texts.System = None,
+    pooling: texts.Pooling = None,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
     extra_negatives: Annotated[int | None, typer.Option(help="Drawn per sample.")] = None,
     restart: Annotated[
@@ -273,7 +282,7 @@ def align(
 
     from rarec.recommender import Recommender, recipe
 
-    config = recipe(preset, llm=llm, llm_revision=revision, seed=seed)
+    config = recipe(preset, llm=llm, llm_revision=revision, pooling=pooling, seed=seed)
     training = {
         "max_steps": steps,
         "per_device_train_batch_size": batch_size,
@@ -291,7 +300,17 @@ def align(
             llm_rate=llm_rate,
             seed=seed,
         ),
-        prompts=_changed(config.prompts, n_titles=titles),
+        prompts=_changed(
+            config.prompts,
+            user=user_prompt,
+            new_user=new_user_prompt,
+            item=item_prompt,
+            separator=separator,
+            n_titles=titles,
+            max_tokens=max_tokens,
+            chat=chat,
+            system=system,
+        ),
         loss=_changed(config.loss, alignment=alignment, extra_negatives=extra_negatives),
         training={**config.training, **{k: v for k, v in training.items() if v is not None}},
     )

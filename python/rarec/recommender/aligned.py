@@ -50,7 +50,7 @@ class AlignedModel:
 
     def item_entities(self) -> Entities:
         """Return the texts and ID vectors of all N items."""
-        tokens = self.prompts.items(np.arange(len(self.prompts.titles)))
+        tokens = self._readable(self.prompts.items(np.arange(len(self.prompts.titles))))
         if self.ids is None:
             return Entities(tokens)
         return Entities(tokens, self.ids.item_vectors[:, None], self.ids.item_known)
@@ -69,7 +69,7 @@ class AlignedModel:
             users: `[C]` numbers of the dataset's users they belong to, or None.
             tokens: C texts, if they are not to be made of the histories.
         """
-        tokens = self.prompts.users(histories) if tokens is None else tokens
+        tokens = self._readable(self.prompts.users(histories) if tokens is None else tokens)
         if self.ids is None:
             return Entities(tokens)
         vectors, known = self.ids.user_vectors(histories, users)
@@ -82,7 +82,7 @@ class AlignedModel:
     def new_item_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
         """Return `[len(titles), H]` float32 vectors of items without ID vectors."""
         prompts = Prompts(self.tokenizer, titles, self.model.prompts)
-        entities = Entities(prompts.items(np.arange(len(titles))))
+        entities = Entities(self._readable(prompts.items(np.arange(len(titles)))))
         return self._encode(self.model.item, entities, "new items")
 
     def queries(self, users: Entities) -> NDArray[np.float32]:
@@ -94,6 +94,18 @@ class AlignedModel:
         """Return the scores of cases over the catalogue."""
         users = self.user_entities(cases.histories, cases.users)
         return ScoreVectors(self.queries(users)[:, None], item_vectors)
+
+    def _readable(self, tokens: Tokens) -> Tokens:
+        """Return the tokens, or refuse texts of more than the model has positions for."""
+        backbone = self.model.backbone
+        n_positions = getattr(backbone.model.config, "max_position_embeddings", None)
+        longest = tokens.lengths.max(initial=0)
+        if n_positions is not None and longest > n_positions:
+            raise ValueError(
+                f"expected texts of at most {n_positions} tokens, the positions of "
+                f"{backbone.name!r}, got {longest}: lower max_tokens"
+            )
+        return tokens
 
     def _encode(self, tower: Tower, entities: Entities, what: str) -> NDArray[np.float32]:
         with progress_bar(f"encode {what}", len(entities), shown=self.progress) as advance:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from rarec.backbone import POOLINGS
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
 from rarec.model import ModelConfig
 from rarec.prompts import PromptConfig
@@ -89,6 +90,10 @@ class AlignConfig:
             raise ValueError(
                 f"expected no alignment loss with tune={self.model.tune!r}, which changes the "
                 f"text states it pulls towards, got a weight of {self.loss.alignment}"
+            )
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise ValueError(
+                f"expected pooling to be one of {list(POOLINGS)}, got {self.pooling!r}"
             )
 
     @property
