@@ -266,7 +266,7 @@ def test_a_chat_that_is_cut_keeps_its_closing_tokens(kinds, template):
             assert len(cut) == 48
             closing = "[/INST]" if template is BRACKETS else "<|end|>\n<|start|>assistant\n"
             n_closing = len(changed(end + closing, add_special_tokens=False)["input_ids"])
-            # but the first, which may stand alone with a space or be merged with what was there
+            # but the first, which stands alone with a space or is merged with what was there
             assert cut[-n_closing + 1 :] == whole[-n_closing + 1 :], kind
             assert "Boot" in changed.decode(cut) or "boot" in changed.decode(cut)
 
@@ -288,6 +288,15 @@ def test_a_plain_text_that_is_cut_keeps_the_end_of_its_template(kinds):
             assert (row[-1] == tokenizer.eos_token_id) == (kind in ("prefix space", "pieces"))
 
 
+def test_nothing_of_a_title_stands_before_the_end_of_a_template(kinds):
+    # alone, the full stop has a token of a space before it, in the place of half a character
+    for kind in ("bytes", "prefix space"):
+        prompts = Prompts(kinds[kind], [], PromptConfig(user="Gern {titles}.", max_tokens=16))
+        (row,) = rows(prompts.user_titles([["e" * 30 + "🏽"]]))
+        shown = str(prompts.tokenizer.decode(row, skip_special_tokens=True))
+        assert re.fullmatch(r" ?Gern e+\.", shown), shown
+
+
 def test_a_chat_template_is_the_same_on_all_days(kinds):
     tokenizer = copy.deepcopy(kinds["bytes"])
     tokenizer.chat_template = (
@@ -304,7 +313,7 @@ def test_what_a_chat_template_cannot_do_is_said(kinds):
         (None, "chat template, got 'bytes', which has none"),
         (BRACKETS, "'bytes' takes, got: System role not supported"),
         ("{{ messages[-1]['content'] }}", "'bytes', which leaves out 'be brief'"),
-        ("{{ messages[0]['content'] }}", "'bytes', which leaves out 'RAREC-CONTENT'"),
+        ("{{ messages[0]['content'] }}", "'bytes', which leaves out 'rarec content'"),
     ]
     for template, message in cases:
         tokenizer = copy.deepcopy(kinds["bytes"])
@@ -361,7 +370,8 @@ def test_the_longest_history_that_fits_is_shown(kinds, data):
         if len(expected) <= config.max_tokens:
             assert row == expected
         else:
-            assert len(row) == config.max_tokens
+            assert config.max_tokens - 3 <= len(row) <= config.max_tokens
+            assert "\N{REPLACEMENT CHARACTER}" not in str(tokenizer.decode(row))
     assert tokens.n_cut == n_cut
 
 

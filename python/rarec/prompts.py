@@ -21,7 +21,7 @@ from rarec.data import Histories
 # what a tokenizer returns beside the numbers is many times larger than they are
 _TEXTS_AT_ONCE = 1024
 # stands for the content where a template is looked at
-_CONTENT = "RAREC-CONTENT"
+_CONTENT = "rarec content"
 # a template that writes the date of the day (that of Llama 3.2) gets the one Meta fell back to:
 # a text that changes overnight is not the one that was trained on
 _ONE_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
@@ -267,10 +267,15 @@ class Prompts:
                 )
 
     def _closing(self, text: str) -> list[int]:
-        """Return the tokens that come after the content of a template, as they are alone."""
+        """Return the tokens that come after the content of a template."""
         plain = self._chat_template is None
         rendered = text if plain else self._rendered([text])[0]
-        (closing,) = self._ids([rendered.rpartition(_CONTENT)[2]], special=False)
+        before, _, after = rendered.rpartition(_CONTENT)
+        texts = (rendered, before + _CONTENT, after)
+        whole, opening, closing = self._ids(texts, special=False)
+        if np.array_equal(whole[: len(opening)], opening):
+            # a text that stands alone may begin with a space of the tokenizer's
+            closing = whole[len(opening) :]
         return [*closing.tolist(), *(self._ending() if plain else ())]
 
     def _ending(self) -> list[int]:
@@ -292,7 +297,7 @@ class Prompts:
         return Tokens(offsets, ids, padding or 0, n_cut)
 
     def _cut(self, row: NDArray[np.int32], closing: list[int]) -> NDArray[np.int32]:
-        """Return a text of 1 to `max_tokens` tokens, cut before what closes it."""
+        """Return a text of 1 to `max_tokens` tokens, cut at a character before what closes it."""
         if len(row) == 0:
             return np.array([self._blank()], dtype=np.int32)
         limit = self.config.max_tokens
@@ -304,9 +309,19 @@ class Prompts:
             if own != expected:
                 break
             n_same += 1
-        # its first token may differ beside the content, by a space or what was merged
+        # the first token may be merged with the content
         n_kept = min(n_same + 1, len(closing))
-        return np.concatenate([row[: limit - n_kept], row[len(row) - n_kept :]])
+        end = self._whole_characters(row, limit - n_kept)
+        return np.concatenate([row[:end], row[len(row) - n_kept :]])
+
+    def _whole_characters(self, row: NDArray[np.int32], end: int) -> int:
+        """Return where to cut so that no bytes of half a character are left before `end`."""
+        # a character has at most four bytes, so three tokens may begin one
+        for shorter in range(4):
+            before = row[max(0, end - shorter - 8) : end - shorter].tolist()
+            if not str(self.tokenizer.decode(before)).endswith("\N{REPLACEMENT CHARACTER}"):
+                return end - shorter
+        return end
 
     def _blank(self) -> int:
         """Return the token of an empty text where the tokenizer adds none: there has to be one."""
