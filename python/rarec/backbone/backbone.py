@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from rarec import assets
 from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.blocks import Blocks, find_blocks
 from rarec.backbone.layers import discover, layer_prefix, without_cache
 from rarec.backbone.lora import add_lora
-from rarec.backbone.texts import Packing, find_packing, text_argument
-from rarec.ops import Packed
+from rarec.backbone.texts import Layout, Packing, find_packing, short_texts
 
 POOLINGS = ("mean", "first", "last")
 
@@ -57,6 +56,7 @@ class Backbone:
         self.name = name or str(model.name_or_path)
         self.revision = revision
         self.hidden_size = int(model.config.hidden_size)
+        self._begins_at: dict[int, bool] = {}
 
     @property
     def n_layers(self) -> int:
@@ -151,6 +151,11 @@ class Backbone:
         """How the model reads texts without padding; None if they have to be padded."""
         return find_packing(self.model, self.layers)
 
+    @cached_property
+    def blocks(self) -> Blocks | None:
+        """The blocks around the attention layers; None if there is no list of them."""
+        return find_blocks(self.model, self.layers)
+
     def last_hidden_states(
         self,
         input_ids: Tensor,
@@ -159,6 +164,7 @@ class Backbone:
         shared: Tensor | None = None,
         own: Tensor | None = None,
         before: Tensor | None = None,
+        lower: Tensor | None = None,
     ) -> Tensor:
         """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
 
@@ -174,12 +180,16 @@ class Backbone:
             own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
             before: `[B, S, H]` vectors that stand before the text as token embeddings do, taking
                 the first positions, instead of or beside prefixes.
+            lower: `[B, T, H]` what `lower_states` gave for the texts below the lowest prefix:
+                layers below are not run again. What it has in the padding is not read.
 
         Raises:
             ValueError: If there are more prefixes than layers, or not as many of one kind as of the
-                other.
+                other; if there is `lower` without them, or with vectors before the text.
         """
         if before is not None and before.shape[1]:
+            if lower is not None:
+                raise ValueError("expected no lower states of texts that vectors stand before")
             return self._read_after(before, input_ids, attention_mask, shared, own)
         counts = {len(part) for part in (shared, own) if part is not None}
         if len(counts) > 1 or any(count > self.n_layers for count in counts):
@@ -187,10 +197,17 @@ class Backbone:
                 f"expected prefixes of the same layers, at most {self.n_layers}, "
                 f"got {' and '.join(map(str, sorted(counts)))}"
             )
+        if lower is not None and not counts:
+            raise ValueError("expected prefixes over the lower states, got none")
         shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
         own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
-        (states,) = self._read(input_ids, attention_mask, shared, own)
-        return states
+        layout = Layout.of(attention_mask.bool(), self.packing)
+        keywords = self._keywords(layout, input_ids, attention_mask, shared, own)
+        if lower is None:
+            return layout.to_batch(self.model(**keywords).last_hidden_state)
+        below = self.n_layers - counts.pop()
+        lower = layout.to_model(lower.to(self.dtype))
+        return layout.to_batch(self._blocks(below).last_states(below, lower, keywords))
 
     def _read_after(
         self,
@@ -214,6 +231,63 @@ class Backbone:
         return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
 
     @torch.no_grad()
+    def lower_states(self, input_ids: Tensor, attention_mask: Tensor, *, below: int) -> Tensor:
+        """Return `[B, T, H]`: states of text alone entering layer `below`, zero in the padding.
+
+        Args:
+            input_ids: `[B, T]` int64.
+            attention_mask: `[B, T]` 1 for text, 0 for padding.
+            below: Number of the layer, from 0; it and those above are not run.
+
+        Raises:
+            ValueError: If the model cannot be begun there: see `takes_lower_states`.
+        """
+        present = attention_mask.bool()
+        layout = Layout.of(present, self.packing)
+        keywords = self._keywords(layout, input_ids, attention_mask, None, None)
+        states = layout.to_batch(self._blocks(below).states_entering(below, keywords))
+        return states.masked_fill(~present[..., None], 0.0)
+
+    def takes_lower_states(self, below: int) -> bool:
+        """Return whether `last_hidden_states` can begin at a layer with the states entering it.
+
+        The model is asked once for two texts both ways, padded and packed: the last states have to
+        be the same to the bit.
+
+        Args:
+            below: Number of the layer, from 0.
+        """
+        if below not in self._begins_at:
+            self._begins_at[below] = 0 < below < self.n_layers and self._same_from(below)
+        return self._begins_at[below]
+
+    def _blocks(self, below: int) -> Blocks:
+        blocks = self.blocks
+        if blocks is None or not self.takes_lower_states(below):
+            name = type(self.model).__name__
+            raise ValueError(f"expected a layer that {name} can be begun at, got {below}")
+        return blocks
+
+    @torch.no_grad()
+    def _same_from(self, below: int) -> bool:
+        if self.blocks is None:
+            return False
+        input_ids, mask = short_texts(self.model)
+        for packing in {None, self.packing}:
+            layout = Layout.of(mask.bool(), packing)
+            keywords = self._keywords(layout, input_ids, mask, None, None)
+            expected = layout.to_batch(self.model(**keywords).last_hidden_state)
+            lower = layout.to_batch(self.blocks.states_entering(below, keywords))
+            lower = layout.to_model(lower * mask[..., None])
+            try:
+                states = self.blocks.last_states(below, lower, keywords)
+            except Exception:  # whatever a model does that wants more of its blocks than states
+                return False
+            if not torch.equal(layout.to_batch(states)[mask.bool()], expected[mask.bool()]):
+                return False
+        return True
+
+    @torch.no_grad()
     def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return `[B, L, H]`: pooled states entering each layer, text alone (`g` of the paper).
 
@@ -221,51 +295,30 @@ class Backbone:
             input_ids: `[B, T]` int64.
             attention_mask: `[B, T]` 1 for text, 0 for padding.
         """
-        states = self._read(input_ids, attention_mask, None, None, all_layers=True)[: self.n_layers]
-        return torch.stack([self.pool(state, attention_mask) for state in states], dim=1)
+        layout = Layout.of(attention_mask.bool(), self.packing)
+        keywords = self._keywords(layout, input_ids, attention_mask, None, None)
+        states = self.model(**keywords, output_hidden_states=True).hidden_states[: self.n_layers]
+        pooled = [self.pool(layout.to_batch(state), attention_mask) for state in states]
+        return torch.stack(pooled, dim=1)
 
-    def _read(
+    def _keywords(
         self,
+        layout: Layout,
         input_ids: Tensor,
         attention_mask: Tensor,
         shared: Tensor | None,
         own: Tensor | None,
-        *,
-        all_layers: bool = False,
-    ) -> list[Tensor]:
-        """Return `[B, T, H]`: the last states, or those before each layer and the last."""
+    ) -> dict[str, Any]:
+        """Return the arguments of the model's forward for texts and their prefixes."""
         keywords: dict[str, Any] = without_cache(self.model)
-        if all_layers:
-            keywords["output_hidden_states"] = True
-        present = attention_mask.bool()
-        if self.packing is None or bool(present.all()):
-            prefixes = self._prefixes(shared, own)
-            if prefixes and any(layer.rotation is not None for layer in self.layers):
-                # the prefix stands at 0: counting left padding would move the text away from it
-                keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-            output = self.model(
-                **text_argument(input_ids),
-                attention_mask=attention_mask,
-                rarec=Reading(prefixes),
-                **keywords,
-            )
-            return list(output.hidden_states) if all_layers else [output.last_hidden_state]
-
-        # short texts first: neighbours are padded together where the attention has to
-        order = present.sum(dim=1).argsort(stable=True)
-        packed = Packed.of(present[order])
-        places = torch.arange(present.numel(), device=present.device).view_as(present)
-        places = places[order][present[order]]
-        reading = Reading(self._prefixes(shared, None if own is None else own[:, order]), packed)
-        arguments = self.packing.arguments(input_ids.flatten(0, 1)[places], packed)
-        output = self.model(**arguments, rarec=reading, **keywords)
-        # the layout of the batch again; no gradient is added to another
-        return [
-            states.new_zeros(present.numel(), states.shape[2])
-            .index_copy(0, places, states[0])
-            .unflatten(0, present.shape)
-            for states in (output.hidden_states if all_layers else [output.last_hidden_state])
-        ]
+        keywords |= layout.arguments(input_ids, attention_mask)
+        if layout.order is not None:
+            own = None if own is None else own[:, layout.order]
+        elif any(layer.rotation is not None for layer in self.layers):
+            # a prefix stands at 0: counting left padding would move the text away from it
+            keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
+        keywords["rarec"] = Reading(self._prefixes(shared, own), layout.packed)
+        return keywords
 
     def _prefixes(
         self, shared: Tensor | None, own: Tensor | None
@@ -302,41 +355,3 @@ class Backbone:
         else:
             token = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
         return states[torch.arange(len(states), device=states.device), token]
-
-
-def load_backbone(
-    name: str,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    pooling: str | None = None,
-) -> tuple[Backbone, PreTrainedTokenizerBase]:
-    """Return the named model as a backbone, and its tokenizer.
-
-    Args:
-        name: A folder, a name of `rarec.assets`, or a name on the Hugging Face hub.
-        revision: Of the hub.
-        dtype: Of the weights; by default float32.
-        device: Where to put it; by default a GPU if there is one.
-        pooling: See `Backbone`.
-
-    Raises:
-        ValueError: If no model of that name can be had; the message says what was tried.
-    """
-    path = str(assets.fetch(name)) if name in assets.names() else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model = AutoModel.from_pretrained(path, revision=revision, dtype=dtype or torch.float32)
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"no language model {name!r}: expected a folder with config.json, one of "
-            f"{assets.names()}, or a model of the Hugging Face hub ({cause})"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = Backbone(model.to(device), pooling=pooling, name=name, revision=revision)
-    return backbone, tokenizer

@@ -62,7 +62,7 @@ def text_states(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(tokens), backbone.n_layers, backbone.hidden_size)
-    path = folder / f"{_hash(backbone, tokens)}.npy"
+    path = folder / f"{texts_hash(f'directions {backbone.pooling}', backbone, tokens)}.npy"
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         table = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
@@ -80,8 +80,15 @@ def text_states(
     return TextStates(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _hash(backbone: Backbone, tokens: Tokens) -> str:
-    digest = hashlib.sha256(f"directions {backbone.pooling}".encode())
+def texts_hash(kind: str, backbone: Backbone, tokens: Tokens) -> str:
+    """Return a name for states of one kind that a model has for texts.
+
+    Args:
+        kind: Which states.
+        backbone: The frozen model.
+        tokens: R texts.
+    """
+    digest = hashlib.sha256(kind.encode())
     for name, weight in backbone.model.state_dict().items():
         digest.update(name.encode())
         # a few sums tell one model from another; hashing gigabytes of weights would not be quick
