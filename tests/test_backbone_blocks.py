@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rarec.backbone import Backbone
-from tests.architectures import ALL, LAYERS, backbone_of, make_prefixes, texts, weighted
+from tests.architectures import ALL, HIDDEN, LAYERS, backbone_of, make_prefixes, texts, weighted
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = ["bert", "llama", "mistral", "gemma2", "gemma3_text", "gpt2", "modernbert", "bart"]
@@ -164,3 +164,5 @@ def test_lower_states_stand_below_prefixes() -> None:
         backbone.last_hidden_states(ids, mask, lower=lower)
     with pytest.raises(ValueError, match="can be begun at, got 0"):
         backbone.last_hidden_states(ids, mask, shared=make_prefixes(3, LAYERS)[0], lower=lower)
+    with pytest.raises(ValueError, match="expected no lower states"):
+        backbone.last_hidden_states(ids, mask, before=torch.zeros(3, 1, HIDDEN), lower=lower)

@@ -172,19 +172,21 @@ def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 # 53 samples: an epoch has three batches, so the training is stopped in a later one
-@pytest.mark.parametrize("n_samples", [1080, 53])
-def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, n_samples, accumulated):
+@pytest.mark.parametrize(("n_samples", "layers"), [(1080, None), (53, None), (53, 1)])
+def test_resumed_is_the_same_as_uninterrupted(
+    llm, planted, tmp_path, n_samples, layers, accumulated
+):
     sampler = NegativeSampler(planted.histories, 40, seed=1)
     data = make_data(llm, planted, n_samples=n_samples, sampler=sampler, n_extra=2)
     assert len(data) == n_samples
     changes = {"gradient_accumulation_steps": accumulated}
-    whole = make_model(llm)
+    whole = make_model(llm, layers=layers)
     train(whole, data, arguments(tmp_path / "whole", **changes))
 
     class StoppedError(Exception):
         pass
 
-    part = make_model(llm)
+    part = make_model(llm, layers=layers)
     ordinary = RARecTrainer.compute_loss
 
     def interrupted(self, *args, **keywords):
@@ -196,7 +198,7 @@ def test_resumed_is_the_same_as_uninterrupted(llm, planted, tmp_path, n_samples,
         patch.setattr(RARecTrainer, "compute_loss", interrupted)
         with pytest.raises(StoppedError):
             train(part, data, arguments(tmp_path / "part", **changes))
-    resumed = make_model(llm)
+    resumed = make_model(llm, layers=layers)
     report = train(resumed, data, arguments(tmp_path / "part", **changes), resume=True)
     assert report.steps == 8
     for name, tensor in whole.state_dict().items():

@@ -206,7 +206,7 @@ class Backbone:
         if lower is None:
             return layout.to_batch(self.model(**keywords).last_hidden_state)
         below = self.n_layers - counts.pop()
-        lower = layout.to_model(lower.to(self.dtype))
+        lower = layout.to_model(lower)
         return layout.to_batch(self._blocks(below).last_states(below, lower, keywords))
 
     def _read_after(
@@ -278,6 +278,8 @@ class Backbone:
             keywords = self._keywords(layout, input_ids, mask, None, None)
             expected = layout.to_batch(self.model(**keywords).last_hidden_state)
             lower = layout.to_batch(self.blocks.states_entering(below, keywords))
+            if lower.dtype != self.dtype or lower.shape[2] != self.hidden_size:
+                return False
             lower = layout.to_model(lower * mask[..., None])
             try:
                 states = self.blocks.last_states(below, lower, keywords)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +117,17 @@ class RARec(nn.Module):
             before = before if own is None else torch.cat([before, own[0]], dim=1)
             states = self.backbone.last_hidden_states(*text, before=before)
         else:
-            states = self.backbone.last_hidden_states(*text, shared=shared, own=own)
+            states = self.backbone.last_hidden_states(
+                *text, shared=shared, own=own, lower=batch.lower
+            )
         pooled = self.backbone.pool(states, batch.attention_mask).float()
         return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
 
     def _encode_mixed(self, tower: Tower, batch: EntityBatch, has_id: Tensor) -> Tensor:
-        warm = EntityBatch(batch.input_ids, batch.attention_mask, batch.id_vectors)
+        warm = replace(batch, has_id=None)
         if bool(has_id.all()):
             return self.encode(tower, warm)
-        cold = EntityBatch(batch.input_ids, batch.attention_mask)
+        cold = replace(warm, id_vectors=None)
         if not bool(has_id.any()):
             return self.encode(tower, cold)
         parts = torch.cat(

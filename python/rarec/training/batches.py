@@ -27,6 +27,8 @@ class TrainingBatch:
     Attributes:
         users: B users as they were before their targets.
         items: C different items: the targets, and extra negatives.
+        user_rows: `[B]` numbers of the samples.
+        item_rows: `[C]` numbers of the items.
         positives: `[B]` int64 column of each user's target.
         negatives: `[B, C]` bool: which items are true negatives of a user.
         log_probability: `[C]` float32: log of how often an item is expected in such a batch.
@@ -37,6 +39,8 @@ class TrainingBatch:
 
     users: EntityBatch
     items: EntityBatch
+    user_rows: NDArray[np.int64]
+    item_rows: NDArray[np.int64]
     positives: Tensor
     negatives: Tensor
     log_probability: Tensor
@@ -121,6 +125,8 @@ class TrainingData(Dataset[int]):
         return TrainingBatch(
             users=self.users.batch(rows),
             items=self.items.batch(candidates),
+            user_rows=rows,
+            item_rows=candidates.astype(np.int64),
             positives=torch.from_numpy(positives),
             negatives=torch.from_numpy(self._negatives(users, candidates, positives)),
             log_probability=torch.from_numpy(np.log(frequency).astype(np.float32)),

@@ -62,7 +62,8 @@ def text_states(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(tokens), backbone.n_layers, backbone.hidden_size)
-    path = folder / f"{texts_hash(f'directions {backbone.pooling}', backbone, tokens)}.npy"
+    name = texts_hash(f"directions {backbone.pooling}", backbone, tokens)
+    path = folder / f"{name}.npy"
     if not path.exists():
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         table = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)

@@ -24,6 +24,7 @@ from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.lower_states import KeptLowerStates
 
 PREDICTION_LOSSES = ("softmax", "bpr")
 
@@ -117,13 +118,14 @@ class RARecTrainer(Trainer):
                 f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
             )
         self.data = data
+        self.lower = KeptLowerStates.of(model, data, args)
         self._last_batch = (-1, 0)
         super().__init__(
             model=model,
             args=args,
             train_dataset=data,
             data_collator=_rows,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *filter(None, [self.lower])],
         )
         # it prints each log entry as a dict; RichProgress shows the loss
         self.remove_callback(PrinterCallback)
@@ -160,6 +162,10 @@ class RARecTrainer(Trainer):
     ) -> Any:
         """Return the loss of the samples in `inputs["rows"]`, and if asked the scores."""
         batch = self.data.batch(inputs["rows"].cpu().numpy(), step=self._next_batch())
+        if self.lower is not None:
+            # as the forward of the model is
+            with self.accelerator.autocast():
+                batch = self.lower.fill(batch)
         users, items = model(batch.users, batch.items)
         scores = self._towers.scores(users, items)
         device = scores.device
