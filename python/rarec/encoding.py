@@ -74,10 +74,12 @@ def encode(
         on_rows: Called after each batch with the number of rows it had.
     """
     model.eval()
+    n_vectors = 0 if entities.id_vectors is None else entities.id_vectors.shape[1] * len(entities)
+    prepared = model.prepare(tower, n_vectors)
     table = np.empty((len(entities), model.backbone.hidden_size), dtype=np.float32)
     for rows in length_batches(entities.tokens.lengths, batch_tokens):
         batch = entities.batch(rows).to(model.backbone.device)
-        table[rows] = model.encode(tower, batch).cpu().numpy()
+        table[rows] = model.encode(tower, batch, prepared).cpu().numpy()
         if on_rows is not None:
             on_rows(len(rows))
     return table

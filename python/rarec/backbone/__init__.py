@@ -2,5 +2,6 @@
 
 from rarec.backbone.backbone import POOLINGS, Backbone
 from rarec.backbone.loading import load_backbone
+from rarec.backbone.prepared import PreparedPrefixes
 
-__all__ = ["POOLINGS", "Backbone", "load_backbone"]
+__all__ = ["POOLINGS", "Backbone", "PreparedPrefixes", "load_backbone"]

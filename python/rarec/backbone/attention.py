@@ -55,6 +55,12 @@ class Prefix:
     own_key: Tensor | None = None
     own_value: Tensor | None = None
 
+    def in_order(self, order: Tensor) -> Prefix:
+        """Return the prefix of the samples in another order."""
+        if self.own_key is None or self.own_value is None:
+            return self
+        return Prefix(self.key, self.value, self.own_key[order], self.own_value[order])
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:

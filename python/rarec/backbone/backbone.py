@@ -8,6 +8,7 @@ each sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,7 @@ from rarec.backbone.attention import Prefix, Reading
 from rarec.backbone.blocks import Blocks, find_blocks
 from rarec.backbone.layers import discover, layer_prefix, without_cache
 from rarec.backbone.lora import add_lora
+from rarec.backbone.prepared import PreparedPrefixes, prepare
 from rarec.backbone.texts import Layout, Packing, find_packing, short_texts
 
 POOLINGS = ("mean", "first", "last")
@@ -164,6 +166,7 @@ class Backbone:
         shared: Tensor | None = None,
         own: Tensor | None = None,
         before: Tensor | None = None,
+        prefixes: Sequence[Prefix] | None = None,
         lower: Tensor | None = None,
     ) -> Tensor:
         """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
@@ -180,6 +183,7 @@ class Backbone:
             own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
             before: `[B, S, H]` vectors that stand before the text as token embeddings do, taking
                 the first positions, instead of or beside prefixes.
+            prefixes: In place of both, what `prepare` gives for the batch.
             lower: `[B, T, H]` what `lower_states` gave for the texts below the lowest prefix:
                 layers below are not run again. What it has in the padding is not read.
 
@@ -190,8 +194,9 @@ class Backbone:
         if before is not None and before.shape[1]:
             if lower is not None:
                 raise ValueError("expected no lower states of texts that vectors stand before")
-            return self._read_after(before, input_ids, attention_mask, shared, own)
-        counts = {len(part) for part in (shared, own) if part is not None}
+            given = {"shared": shared, "own": own, "prefixes": prefixes}
+            return self._read_after(before, input_ids, attention_mask, given)
+        counts = {len(part) for part in (shared, own, prefixes) if part is not None}
         if len(counts) > 1 or any(count > self.n_layers for count in counts):
             raise ValueError(
                 f"expected prefixes of the same layers, at most {self.n_layers}, "
@@ -199,10 +204,14 @@ class Backbone:
             )
         if lower is not None and not counts:
             raise ValueError("expected prefixes over the lower states, got none")
-        shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
-        own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
         layout = Layout.of(attention_mask.bool(), self.packing)
-        keywords = self._keywords(layout, input_ids, attention_mask, shared, own)
+        if prefixes is None:
+            if own is not None and layout.order is not None:
+                own = own[:, layout.order]
+            prefixes = self._made(shared, own)
+        elif layout.order is not None:
+            prefixes = [prefix.in_order(layout.order) for prefix in prefixes]
+        keywords = self._keywords(layout, input_ids, attention_mask, prefixes)
         if lower is None:
             return layout.to_batch(self.model(**keywords).last_hidden_state)
         below = self.n_layers - counts.pop()
@@ -214,8 +223,7 @@ class Backbone:
         before: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
-        shared: Tensor | None,
-        own: Tensor | None,
+        prefixes: dict[str, Any],
     ) -> Tensor:
         """Return `[B, T, H]`: the last hidden states of texts, other vectors in front of them."""
         # text first, padding after it: nothing may stand between the vectors and the text
@@ -225,10 +233,29 @@ class Backbone:
         states = self.last_hidden_states(
             torch.cat([before.to(tokens.dtype), tokens], dim=1),
             F.pad(attention_mask.gather(1, order), (n_before, 0), value=1),
-            shared=shared,
-            own=own,
+            **prefixes,
         )[:, n_before:]
         return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
+
+    def prepare(
+        self,
+        shared: Tensor,
+        projector: Tensor | None,
+        projector_bias: Tensor | None,
+        *,
+        n_vectors: int,
+    ) -> PreparedPrefixes:
+        """Return what gives the prefixes of many batches, without gradients.
+
+        Args:
+            shared: `[L, P, H]` prefix of all; with fewer layers, of the top ones.
+            projector: `[L, H, E]` of ID vectors; None without any.
+            projector_bias: `[L, H]`.
+            n_vectors: ID vectors that there will be.
+        """
+        layers = self.layers[self.n_layers - len(shared) :]
+        shared = shared.to(self.dtype)
+        return prepare(layers, shared, projector, projector_bias, n_vectors=n_vectors)
 
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor, *, below: int) -> Tensor:
@@ -244,7 +271,7 @@ class Backbone:
         """
         present = attention_mask.bool()
         layout = Layout.of(present, self.packing)
-        keywords = self._keywords(layout, input_ids, attention_mask, None, None)
+        keywords = self._keywords(layout, input_ids, attention_mask)
         states = layout.to_batch(self._blocks(below).states_entering(below, keywords))
         return states.masked_fill(~present[..., None], 0.0)
 
@@ -275,7 +302,7 @@ class Backbone:
         input_ids, mask = short_texts(self.model)
         for packing in {None, self.packing}:
             layout = Layout.of(mask.bool(), packing)
-            keywords = self._keywords(layout, input_ids, mask, None, None)
+            keywords = self._keywords(layout, input_ids, mask)
             expected = layout.to_batch(self.model(**keywords).last_hidden_state)
             lower = layout.to_batch(self.blocks.states_entering(below, keywords))
             if lower.dtype != self.dtype or lower.shape[2] != self.hidden_size:
@@ -298,7 +325,7 @@ class Backbone:
             attention_mask: `[B, T]` 1 for text, 0 for padding.
         """
         layout = Layout.of(attention_mask.bool(), self.packing)
-        keywords = self._keywords(layout, input_ids, attention_mask, None, None)
+        keywords = self._keywords(layout, input_ids, attention_mask)
         states = self.model(**keywords, output_hidden_states=True).hidden_states[: self.n_layers]
         pooled = [self.pool(layout.to_batch(state), attention_mask) for state in states]
         return torch.stack(pooled, dim=1)
@@ -308,39 +335,37 @@ class Backbone:
         layout: Layout,
         input_ids: Tensor,
         attention_mask: Tensor,
-        shared: Tensor | None,
-        own: Tensor | None,
+        prefixes: Sequence[Prefix] = (),
     ) -> dict[str, Any]:
-        """Return the arguments of the model's forward for texts and their prefixes."""
+        """Return the arguments of the model's forward for texts and prefixes of the top layers."""
         keywords: dict[str, Any] = without_cache(self.model)
         keywords |= layout.arguments(input_ids, attention_mask)
-        if layout.order is not None:
-            own = None if own is None else own[:, layout.order]
-        elif any(layer.rotation is not None for layer in self.layers):
+        if layout.order is None and any(layer.rotation is not None for layer in self.layers):
             # a prefix stands at 0: counting left padding would move the text away from it
             keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
-        keywords["rarec"] = Reading(self._prefixes(shared, own), layout.packed)
+        by_module: dict[int, list[Prefix | None]] = {}
+        first = self.n_layers - len(prefixes)
+        for number, layer in enumerate(self.layers if prefixes else ()):
+            prefix = None if number < first else prefixes[number - first]
+            by_module.setdefault(id(layer.module), []).append(prefix)
+        keywords["rarec"] = Reading(by_module, layout.packed)
         return keywords
 
-    def _prefixes(
-        self, shared: Tensor | None, own: Tensor | None
-    ) -> dict[int, list[Prefix | None]]:
-        """Return the prefixes of each layer by its module's id, empty without any."""
-        prefixes: dict[int, list[Prefix | None]] = {}
+    def _made(self, shared: Tensor | None, own: Tensor | None) -> list[Prefix]:
+        """Return the prefixes of the top layers, empty without any."""
+        shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
+        own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
         given = own if shared is None else shared
         if given is None:
-            return prefixes
-        first = self.n_layers - len(given)
-        for number, layer in enumerate(self.layers):
-            prefix = None
-            if number >= first:
-                prefix = layer_prefix(
-                    layer,
-                    None if shared is None else shared[number - first],
-                    None if own is None else own[number - first],
-                )
-            prefixes.setdefault(id(layer.module), []).append(prefix)
-        return prefixes
+            return []
+        return [
+            layer_prefix(
+                layer,
+                None if shared is None else shared[number],
+                None if own is None else own[number],
+            )
+            for number, layer in enumerate(self.layers[self.n_layers - len(given) :])
+        ]
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return `[B, H]`: the mean, first or last real token of each text.

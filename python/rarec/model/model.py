@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rarec.artifacts import read_config, write_config, write_folder
-from rarec.backbone import Backbone, load_backbone
+from rarec.backbone import Backbone, PreparedPrefixes, load_backbone
 from rarec.ids import IDEmbeddings, load_ids
 from rarec.model.config import ModelConfig
 from rarec.model.entities import EntityBatch
@@ -101,37 +101,68 @@ class RARec(nn.Module):
             self.encode(self.item, items.to(device)),
         )
 
-    def encode(self, tower: Tower, batch: EntityBatch) -> Tensor:
+    def encode(
+        self, tower: Tower, batch: EntityBatch, prepared: PreparedPrefixes | None = None
+    ) -> Tensor:
         """Return `[B, H]` float32: representations of users or items; unit length if cosine.
 
         Entities without an ID vector are read with the learnable vectors alone.
+
+        Args:
+            tower: Of the batch.
+            batch: B users or items.
+            prepared: What `prepare` gave for the tower as it is now; no gradients go there.
         """
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
-            return self._encode_mixed(tower, batch, batch.has_id)
-        shared, own = tower.shared_prompts(), None
-        if tower.id_dim and batch.id_vectors is not None:
-            own = tower.project(batch.id_vectors)
-        text = (batch.input_ids, batch.attention_mask)
-        if self.model_config.placement == "inputs":
-            before = shared.expand(len(batch), -1, -1)
-            before = before if own is None else torch.cat([before, own[0]], dim=1)
-            states = self.backbone.last_hidden_states(*text, before=before)
+            return self._encode_mixed(tower, batch, batch.has_id, prepared)
+        vectors = batch.id_vectors if tower.id_dim else None
+        given: dict[str, Any] = {"lower": batch.lower}
+        if prepared is not None:
+            given["prefixes"] = prepared.of(vectors)
         else:
-            states = self.backbone.last_hidden_states(
-                *text, shared=shared, own=own, lower=batch.lower
-            )
+            shared, own = tower.shared_prompts(), None
+            if vectors is not None:
+                own = tower.project(vectors)
+            if self.model_config.placement == "inputs":
+                before = shared.expand(len(batch), -1, -1)
+                given["before"] = before if own is None else torch.cat([before, own[0]], dim=1)
+            else:
+                given |= {"shared": shared, "own": own}
+        states = self.backbone.last_hidden_states(batch.input_ids, batch.attention_mask, **given)
         pooled = self.backbone.pool(states, batch.attention_mask).float()
         return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
 
-    def _encode_mixed(self, tower: Tower, batch: EntityBatch, has_id: Tensor) -> Tensor:
+    @torch.no_grad()
+    def prepare(self, tower: Tower, n_vectors: int) -> PreparedPrefixes | None:
+        """Return the prefixes of a tower for `encode` of many batches; None if it has none.
+
+        Args:
+            tower: One of the two; what is prepared is of its present values.
+            n_vectors: ID vectors that there will be.
+        """
+        if self.model_config.placement == "inputs":
+            return None
+        projector, bias = tower.projections() or (None, None)
+        return self.backbone.prepare(tower.shared_prompts(), projector, bias, n_vectors=n_vectors)
+
+    def _encode_mixed(
+        self,
+        tower: Tower,
+        batch: EntityBatch,
+        has_id: Tensor,
+        prepared: PreparedPrefixes | None,
+    ) -> Tensor:
         warm = replace(batch, has_id=None)
         if bool(has_id.all()):
-            return self.encode(tower, warm)
+            return self.encode(tower, warm, prepared)
         cold = replace(warm, id_vectors=None)
         if not bool(has_id.any()):
-            return self.encode(tower, cold)
+            return self.encode(tower, cold, prepared)
         parts = torch.cat(
-            [self.encode(tower, warm.take(has_id)), self.encode(tower, cold.take(~has_id))]
+            [
+                self.encode(tower, warm.take(has_id), prepared),
+                self.encode(tower, cold.take(~has_id), prepared),
+            ]
         )
         order = torch.cat([has_id.nonzero()[:, 0], (~has_id).nonzero()[:, 0]])
         return parts[order.argsort()]

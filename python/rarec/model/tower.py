@@ -85,6 +85,13 @@ class Tower(nn.Module):
         projected = projected + self.projector_bias[:, None, None]
         return projected.expand(self.n_layers, -1, -1, -1) * self.scale[:, None, None, None]
 
+    def projections(self) -> tuple[Tensor, Tensor] | None:
+        """Return `[L, H, E]` and `[L, H]`: what `project` multiplies and adds; None without IDs."""
+        if not self.id_dim:
+            return None
+        scale = self.scale[:, None, None]
+        return self.projector / self.id_scale * scale, self.projector_bias * scale[..., 0]
+
     def soft_prompts(self, id_vectors: Tensor) -> Tensor:
         """Return `[B, L, H]`: the mean of `d[l]`, for the alignment loss.
 
