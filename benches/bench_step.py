@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from rarec import assets
 from rarec.backbone import Backbone, load_backbone
 from rarec.backbone.attention import Prefix, Reading
 from rarec.backbone.layers import keys_values, layer_prefix
-from rarec.data import read_dataset
-from rarec.encoding import Entities
-from rarec.model import EntityBatch, RARec, Tower
+from rarec.data import Dataset, read_dataset
+from rarec.encoding import Entities, encode, length_batches
+from rarec.model import EntityBatch, ModelConfig, RARec, Tower
 from rarec.prompts import Prompts
+from rarec.training.lower_states import LowerStates
 
 N_BATCH, ID_DIM, SEED = 64, 64, 0
 
@@ -48,15 +50,20 @@ def model() -> RARec:
 
 
 @pytest.fixture(scope="module")
-def entities() -> tuple[Entities, Entities]:
-    """Return users at random points of their histories on MovieLens-100K, and their next items."""
+def movielens() -> tuple[Prompts, Dataset]:
     try:
         dataset = read_dataset(assets.fetch("ml-100k"))
         _, tokenizer = load_backbone("all-MiniLM-L6-v2", device="cpu")
     except (assets.AssetError, ValueError) as error:
         pytest.skip(f"STEP NOT TIMED: {error}")
+    return Prompts(tokenizer, dataset.titles), dataset
+
+
+@pytest.fixture(scope="module")
+def entities(movielens: tuple[Prompts, Dataset]) -> tuple[Entities, Entities]:
+    """Return users at random points of their histories on MovieLens-100K, and their next items."""
+    prompts, dataset = movielens
     random = np.random.default_rng(SEED)
-    prompts = Prompts(tokenizer, dataset.titles)
     histories = dataset.histories
     rows = random.integers(0, len(histories), 2000)
     starts, ends = histories.offsets[rows], histories.offsets[rows + 1]
@@ -90,7 +97,7 @@ def straightforward(model: RARec) -> Encode:
     def encode(tower: Tower, batch: EntityBatch) -> Tensor:
         assert batch.id_vectors is not None
         own = tower.project(batch.id_vectors)
-        shared = tower.prefix[:, None].expand(-1, len(batch), -1, -1)
+        shared = tower.shared_prompts()[:, None].expand(-1, len(batch), -1, -1)
         prefixes: dict[int, list[Prefix | None]] = {
             id(layer.module): [Prefix(*keys_values(layer, states))]
             for layer, states in zip(backbone.layers, torch.cat([shared, own], 2), strict=True)
@@ -162,6 +169,97 @@ def test_training_step(
     }
     job = f"training_step MiniLM B{N_BATCH} {lengths} lengths ({fill:.0%} text)"
     race(job, ours, peers, rounds=7)
+
+
+def test_step_of_the_top_layers(
+    race: Callable[..., None],
+    model: RARec,
+    entities: tuple[Entities, Entities],
+    tmp_path: Path,
+) -> None:
+    """A prefix in half of the layers: their step once the states below are kept."""
+    rows = batch_rows(entities, "like")
+    top = RARec(
+        model.backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM, config=ModelConfig(layers=3)
+    )
+    sides = [side.batch(rows) for side in entities]
+
+    def kept(name: str) -> list[LowerStates]:
+        return [
+            LowerStates(model.backbone, side.tokens, tmp_path / f"{name}{number}", below=3)
+            for number, side in enumerate(entities)
+        ]
+
+    def step_with(states: list[LowerStates]) -> list[Tensor]:
+        filled = [one.fill(side, rows) for one, side in zip(states, sides, strict=True)]
+        return make_step(top, top.encode, *filled)()
+
+    later = kept("later")
+
+    def ours() -> list[Tensor]:
+        return step_with(later)
+
+    ways = {
+        "the first time, states computed and kept": lambda: step_with(kept("first")),
+        "states below computed each time": make_step(top, top.encode, *sides),
+    }
+    expected = ours()
+    for way in ways.values():
+        for one, other in zip(way(), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    peers = {**ways, "a prefix in all layers": make_step(model, model.encode, *sides)}
+    race(f"training_step MiniLM top 3 of 6 layers B{N_BATCH}", ours, peers, rounds=9)
+
+
+def test_encoding_of_a_catalogue(
+    race: Callable[..., None], model: RARec, movielens: tuple[Prompts, Dataset]
+) -> None:
+    """All items and users of MovieLens-100K, prefixes prepared once or made in each batch."""
+    prompts, dataset = movielens
+    random = np.random.default_rng(SEED)
+    texts = [prompts.items(np.arange(dataset.n_items)), prompts.users(dataset.histories)]
+    sides = [
+        Entities(tokens, random.standard_normal((len(tokens), 1, ID_DIM)).astype(np.float32))
+        for tokens in texts
+    ]
+    towers = (model.item, model.user)
+
+    def ours() -> list[np.ndarray]:
+        return [encode(model, tower, side) for tower, side in zip(towers, sides, strict=True)]
+
+    def anew() -> list[np.ndarray]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "prepare", lambda *_: None)
+            return ours()
+
+    def prefixes(prepared: bool) -> None:
+        with torch.no_grad():
+            for tower, side in zip(towers, sides, strict=True):
+                made = model.prepare(tower, len(side)) if prepared else None
+                for rows in length_batches(side.tokens.lengths, 4096):
+                    vectors = side.batch(rows).id_vectors
+                    assert vectors is not None
+                    if made is not None:
+                        made.of(vectors)
+                        continue
+                    for layer, shared, own in zip(
+                        model.backbone.layers,
+                        tower.shared_prompts(),
+                        tower.project(vectors),
+                        strict=True,
+                    ):
+                        layer_prefix(layer, shared, own)
+
+    for one, other in zip(ours(), anew(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    job = f"{len(sides[0])} items and {len(sides[1])} users of MovieLens MiniLM"
+    race(f"encoding {job}", ours, {"prefixes made in each batch": anew}, rounds=3)
+    race(
+        f"prefixes of {job}",
+        lambda: prefixes(True),
+        {"prefixes made in each batch": lambda: prefixes(False)},
+        rounds=15,
+    )
 
 
 def test_prefix_projections(
