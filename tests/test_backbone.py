@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from rarec.backbone import Backbone, load_backbone
+from rarec.backbone import Backbone
 
 HIDDEN, HEADS, LAYERS, VOCABULARY = 16, 4, 3, 50
 
@@ -339,20 +339,3 @@ def test_models_that_cannot_take_a_prefix_are_refused() -> None:
         Backbone(DeafModel(config))
     with pytest.raises(ValueError, match="ShutModel does not hand keywords down"):
         Backbone(ShutModel(config))
-
-
-def test_a_folder_is_loaded(tiny_llm) -> None:
-    backbone, tokenizer = load_backbone(str(tiny_llm), device="cpu")
-    assert backbone.name == str(tiny_llm)
-    assert (backbone.n_layers, backbone.hidden_size) == (2, 32)
-    assert backbone.dtype == torch.float32
-    assert tokenizer.pad_token == "[PAD]"
-
-
-def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in (str(tmp_path / "none"), str(tmp_path)):
-        with pytest.raises(ValueError, match="no language model") as caught:
-            load_backbone(name)
-        assert name in str(caught.value)
-        assert "\n" not in str(caught.value)

@@ -36,6 +36,7 @@ class Backbone:
         pooling: `mean`, `first` or `last` token; by default `last` for causal models, else `mean`.
         name: By which it is loaded again; by default the model's own.
         revision: The same.
+        quantization: The same.
 
     Raises:
         ValueError: If the model does not call the attention interface, or pooling is unknown.
@@ -48,6 +49,7 @@ class Backbone:
         pooling: str | None = None,
         name: str | None = None,
         revision: str | None = None,
+        quantization: str | None = None,
     ) -> None:
         if pooling is not None and pooling not in POOLINGS:
             raise ValueError(f"expected pooling to be one of {list(POOLINGS)}, got {pooling!r}")
@@ -57,6 +59,7 @@ class Backbone:
         self.pooling = pooling or ("last" if causal else "mean")
         self.name = name or str(model.name_or_path)
         self.revision = revision
+        self.quantization = quantization
         self.hidden_size = int(model.config.hidden_size)
         self._begins_at: dict[int, bool] = {}
 

@@ -1,12 +1,23 @@
-"""Backbones by the names of their models."""
+"""Language models by name: from safetensors or GGUF, with weights as they are or in fewer bits."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
+import transformers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import is_gguf_available
 
 from rarec import assets
 from rarec.backbone.backbone import Backbone
+from rarec.backbone.quantization import (
+    check_quantization,
+    quantization_config,
+    quantized,
+    require_quantized,
+)
 
 
 def load_backbone(
@@ -16,32 +27,92 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     pooling: str | None = None,
+    quantization: str | None = None,
 ) -> tuple[Backbone, PreTrainedTokenizerBase]:
     """Return the named model as a backbone, and its tokenizer.
 
     Args:
-        name: A folder, a name of `rarec.assets`, or a name on the Hugging Face hub.
+        name: A folder, a GGUF file, a name of `rarec.assets`, or a name on the Hugging Face hub.
         revision: Of the hub.
         dtype: Of the weights; by default float32.
         device: Where to put it; by default a GPU if there is one.
         pooling: See `Backbone`.
+        quantization: `8bit` or `4bit` weights in linear layers; by default as they are.
 
     Raises:
-        ValueError: If no model of that name can be had; the message says what was tried.
+        ValueError: If no model of that name can be had; the message says what was tried. If a
+            package is missing that it needs.
     """
-    path = str(assets.fetch(name)) if name in assets.names() else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model = AutoModel.from_pretrained(path, revision=revision, dtype=dtype or torch.float32)
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"no language model {name!r}: expected a folder with config.json, one of "
-            f"{assets.names()}, or a model of the Hugging Face hub ({cause})"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    check_quantization(quantization)
+    path = Path(assets.fetch(name) if name in assets.names() else name)
+    gguf = _gguf_file(path)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = Backbone(model.to(device), pooling=pooling, name=name, revision=revision)
+    dtype = dtype or torch.float32
+    if gguf is not None:
+        source, options = str(gguf.parent), {"gguf_file": gguf.name}
+        weights = _dequantized(options)
+    else:
+        source, options = str(path) if path.exists() else name, {"revision": revision}
+        weights = options
+        if quantization is not None:
+            weights = {
+                **options,
+                "quantization_config": quantization_config(quantization, dtype),
+                "device_map": {"": device},
+            }
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModel.from_pretrained(source, dtype=dtype, **weights)
+    except (OSError, ValueError, ImportError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"no language model {name!r}: expected a folder with config.json or a .gguf file, one "
+            f"of {assets.names()}, or a model of the Hugging Face hub ({cause})"
+        ) from error
+    if quantization is None:
+        model = model.to(device)
+    else:
+        if gguf is not None:
+            model = quantized(model, quantization, device)
+        require_quantized(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    backbone = Backbone(
+        model,
+        pooling=pooling,
+        name=name,
+        revision=revision,
+        quantization=quantization,
+    )
     return backbone, tokenizer
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """Return the GGUF file that a path is or holds; None if there are other weights, or none.
+
+    Raises:
+        ValueError: If there are several, or the package that reads them is missing.
+    """
+    if path.suffix == ".gguf" and path.is_file():
+        files = [path]
+    elif path.is_dir() and not any(path.glob("*.safetensors")):
+        files = sorted(path.glob("*.gguf"))
+    else:
+        return None
+    if len(files) > 1:
+        raise ValueError(
+            f"expected one .gguf file in {path}, got {', '.join(file.name for file in files)}: "
+            "name the file"
+        )
+    if files and not is_gguf_available():
+        raise ValueError(f"{files[0]}: reading GGUF needs gguf: pip install 'rarec[gguf]'")
+    return files[0] if files else None
+
+
+def _dequantized(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that unpack the blocks of a GGUF file."""
+    if not hasattr(transformers, "GgufConfig"):
+        return options
+    # else newer versions compute in the blocks, without gradients, wherever they have a kernel
+    return {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
