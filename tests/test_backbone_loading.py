@@ -1,5 +1,6 @@
-"""Language models by name: folders, GGUF files, fewer bits."""
+"""Language models by name: folders, GGUF files, fewer bits, the pooling they come with."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,42 @@ def test_bits_that_cannot_be_had_are_refused(tiny_llm, monkeypatch) -> None:
         load_backbone(str(tiny_llm), quantization="8bit")
     with pytest.raises(ValueError, match="LlamaModel has no linear layers that can be quantized"):
         quantization.require_quantized(tiny_llama())
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
+        ({"pooling_mode_lasttoken": True, "include_prompt": True}, "last"),
+        ({"embedding_dimension": 32, "pooling_mode": "cls"}, "first"),
+        ({"pooling_mode": ["lasttoken"]}, "last"),
+    ],
+)
+def test_pooling_is_that_of_sentence_transformers(tiny_llm, tmp_path, config, pooling) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "model")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert load_backbone(str(folder), device="cpu")[0].pooling == pooling
+    assert load_backbone(str(folder), device="cpu", pooling="last")[0].pooling == "last"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pooling_mode_max_tokens": True},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+        {"pooling_mode": "weightedmean"},
+        {},
+    ],
+)
+def test_other_poolings_are_refused_unless_told(tiny_llm, tmp_path, config) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "model")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"1_Pooling/config\.json: expected one pooling of mean"):
+        load_backbone(str(folder), device="cpu")
+    assert load_backbone(str(folder), device="cpu", pooling="mean")[0].pooling == "mean"
 
 
 @pytest.mark.slow

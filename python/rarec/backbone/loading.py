@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import is_gguf_available
+from transformers.utils import cached_file, is_gguf_available
 
 from rarec import assets
 from rarec.backbone.backbone import Backbone
@@ -18,6 +19,16 @@ from rarec.backbone.quantization import (
     quantized,
     require_quantized,
 )
+
+_POOLING_FILE = "1_Pooling/config.json"
+#: Poolings by their names in sentence-transformers.
+_POOLINGS = {
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "first",
+    "cls_token": "first",
+    "lasttoken": "last",
+}
 
 
 def load_backbone(
@@ -36,12 +47,13 @@ def load_backbone(
         revision: Of the hub.
         dtype: Of the weights; by default float32.
         device: Where to put it; by default a GPU if there is one.
-        pooling: See `Backbone`.
+        pooling: See `Backbone`; by default what `1_Pooling/config.json` of sentence-transformers
+            says, if the model comes with it.
         quantization: `8bit` or `4bit` weights in linear layers; by default as they are.
 
     Raises:
         ValueError: If no model of that name can be had; the message says what was tried. If a
-            package is missing that it needs.
+            package is missing that it needs, or its pooling is none that is known.
     """
     check_quantization(quantization)
     path = Path(assets.fetch(name) if name in assets.names() else name)
@@ -80,7 +92,7 @@ def load_backbone(
         tokenizer.pad_token = tokenizer.eos_token
     backbone = Backbone(
         model,
-        pooling=pooling,
+        pooling=pooling or _pooling_beside(source, revision),
         name=name,
         revision=revision,
         quantization=quantization,
@@ -116,3 +128,35 @@ def _dequantized(options: dict[str, Any]) -> dict[str, Any]:
         return options
     # else newer versions compute in the blocks, without gradients, wherever they have a kernel
     return {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
+
+
+def _pooling_beside(source: str, revision: str | None) -> str | None:
+    """Return the pooling that sentence-transformers keeps beside a model; None without.
+
+    Raises:
+        ValueError: If it is none of those here.
+    """
+    file = cached_file(
+        source,
+        _POOLING_FILE,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return None
+    config = json.loads(Path(file).read_text(encoding="utf-8"))
+    # newer files have a name, older ones a switch for each
+    modes = config.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_")
+        for key, on in config.items()
+        if key.startswith("pooling_mode_") and on
+    ]
+    modes = [modes] if isinstance(modes, str) else modes
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ValueError(
+            f"{file}: expected one pooling of mean, cls and lasttoken, got {modes}: say which to "
+            "take by pooling="
+        )
+    return _POOLINGS[modes[0]]
