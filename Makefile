@@ -13,7 +13,7 @@ ONLY ?=
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST := -n 2 --dist loadfile -q
 
-.PHONY: help dev demo test check test-rust test-sanitizer test-aarch64 test-python test-kernels \
+.PHONY: help dev demo test check test-rust test-sanitizer test-aarch64 test-python test-oldest test-kernels \
 	compile-kernels test-mutants architectures test-wheel fuzz bench wheel clean
 
 help:
@@ -82,6 +82,18 @@ test-python: dev
 	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) --ignore tests/test_kernels.py
 	$(ONE_THREAD) $(BIN)/python -m pytest -q --doctest-modules python/rarec --ignore python/rarec/kernels
 
+# on the oldest transformers that pyproject.toml allows, over all else of .venv
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,backbone backbone_architectures \
+	backbone_loading encoding model prompts recommender training))
+test-oldest: dev
+	rm -rf target/oldest
+	$(BIN)/python -m venv --without-pip target/oldest
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$(target/oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/developed.pth"
+	target/oldest/bin/python -m pip install --quiet "transformers==$(OLDEST)"
+	$(ONE_THREAD) target/oldest/bin/python -m pytest $(PYTEST) $(OLDEST_TESTS)
+
 # a process of its own: Triton reads the variable when it is imported
 test-kernels: dev
 	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 -q tests/test_kernels.py
@@ -110,7 +122,7 @@ test-wheel: wheel
 	cd target/wheel-test && venv/bin/rarec --help > /dev/null
 	rm -rf target/wheel-test
 
-test: check test-rust test-python test-kernels compile-kernels test-wheel
+test: check test-rust test-python test-oldest test-kernels compile-kernels test-wheel
 	@echo "all checks and tests passed"
 
 bench: dev

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -48,12 +49,14 @@ class Architecture:
         entry: Name of the module whose result is the states before the first layer, where positions
             cannot be given to the model.
         packs: Whether it is known to read packed texts.
+        since: The transformers that gave it the attention interface; older ones are refused.
         notes: For the page.
     """
 
     make: Callable[[], Any]
     entry: str | None = None
     packs: bool = True
+    since: str = "5.3"
     notes: str = ""
 
 
@@ -98,7 +101,7 @@ _WINDOWED = {
     **_GROUPED,
 }
 
-ARCHITECTURES = {
+_INTERFACE = {
     "bert": Architecture(partial(tiny, "Bert")),
     "roberta": Architecture(partial(tiny, "Roberta")),
     "xlm-roberta": Architecture(partial(tiny, "XLMRoberta")),
@@ -119,6 +122,7 @@ ARCHITECTURES = {
             cls_token_id=0,
             sep_token_id=2,
         ),
+        since="5.9",
         notes="windows both ways",
     ),
     "eurobert": Architecture(partial(tiny, "EuroBert", **_GROUPED_BY_SIZE)),
@@ -142,10 +146,16 @@ ARCHITECTURES = {
     "starcoder2": Architecture(partial(tiny, "Starcoder2", **_GROUPED_BY_SIZE)),
     "cohere": Architecture(partial(tiny, "Cohere", **_GROUPED_BY_SIZE)),
     "t5": Architecture(
-        partial(seq2seq, "T5", **_T5), packs=False, notes="encoder; zero bias for the prefix"
+        partial(seq2seq, "T5", **_T5),
+        packs=False,
+        since="5.16",
+        notes="encoder; zero bias for the prefix",
     ),
     "mt5": Architecture(
-        partial(seq2seq, "MT5", **_T5), packs=False, notes="encoder; zero bias for the prefix"
+        partial(seq2seq, "MT5", **_T5),
+        packs=False,
+        since="5.16",
+        notes="encoder; zero bias for the prefix",
     ),
     "bart": Architecture(
         partial(
@@ -160,13 +170,12 @@ ARCHITECTURES = {
         ),
         entry="layernorm_embedding",
         packs=False,
+        since="5.6",
         notes="encoder; left padding takes positions",
     ),
 }
 
-#: Refused with a message that says why, as long as transformers does not give them its attention
-#: interface; else exact as the others.
-OUTSIDE = {
+_NO_INTERFACE = {
     "mpnet": Architecture(partial(tiny, "MPNet")),
     "bloom": Architecture(partial(tiny, "Bloom", n_layer=LAYERS, n_head=HEADS)),
     "falcon": Architecture(partial(tiny, "Falcon")),
@@ -176,7 +185,12 @@ OUTSIDE = {
         partial(tiny, "StableLm", num_key_value_heads=4, partial_rotary_factor=0.5)
     ),
 }
-ALL = ARCHITECTURES | OUTSIDE
+ALL = _INTERFACE | _NO_INTERFACE
+_VERSION = Version(transformers.__version__)
+ARCHITECTURES = {name: kind for name, kind in _INTERFACE.items() if Version(kind.since) <= _VERSION}
+#: Refused with a message that says why, as long as transformers does not give them its attention
+#: interface; else exact as the others.
+OUTSIDE = {name: kind for name, kind in ALL.items() if name not in ARCHITECTURES}
 
 
 def texts(padding: str, n_texts: int = 3, length: int = 7) -> tuple[Tensor, Tensor]:
@@ -464,7 +478,8 @@ def refusal(name: str) -> str | None:
     """Return why an architecture is refused, or None."""
     try:
         backbone_of(name)
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
+        # an attribute: older versions of transformers have no such class
         return str(error)
     return None
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
     BertConfig,
@@ -277,12 +276,7 @@ def test_text_states_are_what_enters_each_layer(name: str) -> None:
             torch.testing.assert_close(states[row, number], text.mean(dim=0))
 
 
-def test_models_with_other_positions_or_masks_are_padded() -> None:
-    # positions are distances in the row, which a packed row would mix up
-    config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=HIDDEN, d_kv=4, d_ff=32, num_layers=2, num_heads=HEADS
-    )
-    assert Backbone(transformers.T5EncoderModel(config)).packing is None
+def test_models_with_other_masks_are_padded() -> None:
     # a mask that says more than causality and a window that the attention is told of
     model = tiny_llama()
     model.config.attention_chunk_size = 4

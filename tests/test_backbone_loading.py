@@ -1,6 +1,8 @@
 """Language models by name: folders, GGUF files, fewer bits, the pooling they come with."""
 
+import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
+import rarec.backbone
 from rarec import assets
-from rarec.backbone import load_backbone, loading, quantization
+from rarec.backbone import load_backbone, loading, quantization, versions
 
 HIDDEN, HEADS, KEY_HEADS, LAYERS = 64, 4, 2, 2
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefg", "\u0120", "ab", "cd", "\u0120ab"]
@@ -100,9 +104,15 @@ def write_gguf(model: Any, file: Path) -> None:
     writer.close()
 
 
+def require_gguf() -> None:
+    pytest.importorskip("gguf")
+    if versions.older_than("5.6"):
+        pytest.skip("older transformers make another tokenizer of a GGUF file")
+
+
 @pytest.fixture(scope="module")
 def gguf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("gguf")
+    require_gguf()
     folder = tmp_path_factory.mktemp("gguf")
     write_gguf(tiny_llama(), folder / "tiny.gguf")
     return folder
@@ -158,9 +168,13 @@ def test_a_folder_with_other_weights_is_read_by_those(gguf_folder, llama_folder,
 
 def test_several_gguf_files_and_a_missing_package_are_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / "a.gguf").write_bytes(b"")
-    monkeypatch.setattr(loading, "is_gguf_available", lambda: False)
-    with pytest.raises(ValueError, match=r"a\.gguf: .*pip install 'rarec\[gguf\]'"):
-        load_backbone(str(tmp_path))
+    for available, version in ((False, "5.24.0"), (True, "5.5.4")):
+        monkeypatch.setattr(loading, "is_gguf_available", lambda there=available: there)
+        monkeypatch.setattr(transformers, "__version__", version)
+        with pytest.raises(
+            ValueError, match=r"a\.gguf: .* 5\.6 or .*: pip install 'rarec\[gguf\]'"
+        ):
+            load_backbone(str(tmp_path))
     (tmp_path / "b.gguf").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected one \.gguf file .*, got a\.gguf, b\.gguf"):
         load_backbone(str(tmp_path))
@@ -268,9 +282,27 @@ def test_other_poolings_are_refused_unless_told(tiny_llm, tmp_path, config) -> N
     assert load_backbone(str(folder), device="cpu", pooling="mean")[0].pooling == "mean"
 
 
+def test_an_older_transformers_is_refused_at_the_import(monkeypatch) -> None:
+    monkeypatch.setattr(versions.metadata, "requires", lambda _: ["transformers<6,>=5.1"])
+    for version in ("5.1.0", "5.1.0.dev0", "5.10.2", "6.0"):
+        monkeypatch.setattr(transformers, "__version__", version)
+        versions.require_transformers()
+    monkeypatch.setattr(transformers, "__version__", "5.0.3")
+    with pytest.raises(ImportError, match=r"expected transformers 5\.1 or newer, got 5\.0\.3: pip"):
+        importlib.reload(rarec.backbone)
+
+
+def test_the_oldest_transformers_is_that_of_the_package(monkeypatch) -> None:
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    wanted = re.search(r'"transformers>=([\d.]+),', pyproject.read_text())
+    assert wanted is not None
+    monkeypatch.setattr(versions.metadata, "requires", lambda _: [f"transformers<6,>={wanted[1]}"])
+    assert versions.oldest_transformers() == wanted[1]
+
+
 @pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france() -> None:
-    pytest.importorskip("gguf")
+    require_gguf()
     try:
         backbone, tokenizer = load_backbone("smollm2-135m-instruct", device="cpu")
     except assets.AssetError as error:

@@ -1,8 +1,13 @@
 """A frozen language model with a prefix in the attention of every layer."""
 
-from rarec.backbone.backbone import POOLINGS, Backbone
-from rarec.backbone.loading import load_backbone
-from rarec.backbone.prepared import PreparedPrefixes
-from rarec.backbone.quantization import QUANTIZATIONS
+from rarec.backbone.versions import require_transformers
+
+# first of all: an older one ends in an import that says nothing
+require_transformers()
+
+from rarec.backbone.backbone import POOLINGS, Backbone  # noqa: E402
+from rarec.backbone.loading import load_backbone  # noqa: E402
+from rarec.backbone.prepared import PreparedPrefixes  # noqa: E402
+from rarec.backbone.quantization import QUANTIZATIONS  # noqa: E402
 
 __all__ = ["POOLINGS", "QUANTIZATIONS", "Backbone", "PreparedPrefixes", "load_backbone"]

@@ -19,6 +19,10 @@ from rarec.backbone.quantization import (
     quantized,
     require_quantized,
 )
+from rarec.backbone.versions import older_than
+
+# earlier ones make another tokenizer of a GGUF file, which puts a token before each text
+_GGUF_TRANSFORMERS = "5.6"
 
 _POOLING_FILE = "1_Pooling/config.json"
 #: Poolings by their names in sentence-transformers.
@@ -104,7 +108,7 @@ def _gguf_file(path: Path) -> Path | None:
     """Return the GGUF file that a path is or holds; None if there are other weights, or none.
 
     Raises:
-        ValueError: If there are several, or the package that reads them is missing.
+        ValueError: If there are several, or what reads them is missing or too old.
     """
     if path.suffix == ".gguf" and path.is_file():
         files = [path]
@@ -117,8 +121,11 @@ def _gguf_file(path: Path) -> Path | None:
             f"expected one .gguf file in {path}, got {', '.join(file.name for file in files)}: "
             "name the file"
         )
-    if files and not is_gguf_available():
-        raise ValueError(f"{files[0]}: reading GGUF needs gguf: pip install 'rarec[gguf]'")
+    if files and (not is_gguf_available() or older_than(_GGUF_TRANSFORMERS)):
+        raise ValueError(
+            f"{files[0]}: reading GGUF needs gguf and transformers {_GGUF_TRANSFORMERS} or newer: "
+            "pip install 'rarec[gguf]'"
+        )
     return files[0] if files else None
 
 
