@@ -222,6 +222,7 @@ def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
         (tiny_llm, ["--chat"], f"chat template, got '{tiny_llm}', which has none"),
         (tiny_llm, ["--system", "be brief"], "expected chat for a system message"),
         (tiny_llm, ["--pooling", "middle"], "pooling to be one of"),
+        (tiny_llm, ["--quantization", "2bit"], "quantization to be one of"),
         (chat_llm, ["--chat", "--max-tokens", 8, "--system", "a " * 9], "expected max_tokens > "),
     ]
     for llm, options, message in cases:

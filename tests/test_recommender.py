@@ -11,7 +11,7 @@ import pytest
 from rarec.data import Histories, read_dataset
 from rarec.evaluation import read_ranks, summarise
 from rarec.ids import GivenIDs, IDConfig
-from rarec.model import ModelConfig
+from rarec.model import ModelConfig, RARec
 from rarec.prompts import PromptConfig
 from rarec.recommender import AlignConfig, Recommender, SplitConfig, recipe
 from rarec.selection import SelectionConfig
@@ -347,3 +347,35 @@ def test_recipes_that_cannot_be_are_refused(tiny_llm):
         "text",
         "paper",
     }
+
+
+@pytest.mark.parametrize(("bits", "package"), [("8bit", "torchao"), ("4bit", "bitsandbytes")])
+def test_the_bits_of_the_language_model_are_kept(run, tiny_llm, tmp_path, bits, package):
+    pytest.importorskip(package)
+    shutil.copytree(run, tmp_path / "run")
+    recommender = Recommender.load(tmp_path / "run")
+    config = replace(
+        small(tiny_llm, max_steps=3), quantization=bits, loss=LossConfig(alignment=0.1)
+    )
+    recommender.align(config)
+    before = recommender.recommend("u000", k=3)
+    again = Recommender.load(tmp_path / "run")
+    assert again.models["rarec"].model.backbone.quantization == bits
+    assert [found.item_id for found in again.recommend("u000", k=3)] == [
+        found.item_id for found in before
+    ]
+    folder = next((tmp_path / "run").rglob("adapter.safetensors")).parents[1] / "rarec"
+    whole = recommender.language_model(str(tiny_llm))[0]
+    with pytest.raises(ValueError, match=f"a backbone with quantization {bits}, got None"):
+        RARec.from_pretrained(folder, backbone=whole)
+    assert RARec.from_pretrained(folder).backbone.quantization == bits
+    with pytest.raises(ValueError, match=f"weights as they are to train some, got {bits}"):
+        again.models["rarec"].model.backbone.train_weights("full")
+
+
+def test_weights_in_few_bits_are_not_tuned():
+    with pytest.raises(ValueError, match=r"one of .* or None, got '2bit'"):
+        AlignConfig(quantization="2bit")
+    pytest.importorskip("torchao")
+    with pytest.raises(ValueError, match="no quantization with tune='full', got '8bit'"):
+        AlignConfig(quantization="8bit", model=ModelConfig(tune="full"))

@@ -137,8 +137,11 @@ class Backbone:
             seed: Of their start values.
 
         Raises:
-            ValueError: If weights of the model are trained already, or `peft` is missing.
+            ValueError: If weights of the model are trained already or in few bits, or `peft` is
+                missing.
         """
+        if self.quantization is not None:
+            raise ValueError(f"expected weights as they are to train some, got {self.quantization}")
         if any(weight.requires_grad for weight in self.model.parameters()):
             raise ValueError(
                 f"expected a language model whose weights nobody trains, got {self.name} with "

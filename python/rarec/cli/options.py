@@ -14,5 +14,9 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same machine: same result.")]
 Llm = Annotated[
-    str, typer.Option(help="A folder, all-MiniLM-L6-v2, or a name on the Hugging Face hub.")
+    str,
+    typer.Option(
+        help="A folder, a GGUF file, all-MiniLM-L6-v2, smollm2-135m-instruct, or a name on the "
+        "Hugging Face hub."
+    ),
 ]

@@ -180,6 +180,7 @@ class RARec(nn.Module):
         return {
             "llm": self.backbone.name,
             "llm_revision": self.backbone.revision,
+            "llm_quantization": self.backbone.quantization,
             "pooling": self.backbone.pooling,
             "user_id_dim": self.user.id_dim,
             "item_id_dim": self.item.id_dim,
@@ -209,10 +210,14 @@ class RARec(nn.Module):
             write_config(temporary, FORMAT, {**self.description(), "ids": place})
 
     @staticmethod
-    def language_model_of(folder: str | os.PathLike[str]) -> tuple[str, str | None, str]:
-        """Return name, revision and pooling of the language model that a folder needs."""
+    def language_model_of(
+        folder: str | os.PathLike[str],
+    ) -> tuple[str, str | None, str, str | None]:
+        """Return name, revision, pooling and quantization of the model that a folder needs."""
         stored = read_config(folder, FORMAT)
-        return stored["llm"], stored["llm_revision"], stored["pooling"]
+        # folders of earlier versions do not speak of it
+        quantization = stored.get("llm_quantization")
+        return stored["llm"], stored["llm_revision"], stored["pooling"], quantization
 
     @staticmethod
     def config_of(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -244,8 +249,16 @@ class RARec(nn.Module):
         """
         stored = read_config(folder, FORMAT)
         if backbone is None:
-            name, revision, pooling = cls.language_model_of(folder)
-            backbone, _ = load_backbone(name, revision=revision, pooling=pooling)
+            name, revision, pooling, quantization = cls.language_model_of(folder)
+            backbone, _ = load_backbone(
+                name, revision=revision, pooling=pooling, quantization=quantization
+            )
+        quantization = stored.get("llm_quantization")
+        if backbone.quantization != quantization:
+            raise ValueError(
+                f"{folder}: expected a backbone with quantization {quantization}, "
+                f"got {backbone.quantization}"
+            )
         if backbone.pooling != stored["pooling"]:
             raise ValueError(
                 f"{folder}: expected a backbone with {stored['pooling']} pooling, "

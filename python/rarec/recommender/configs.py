@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rarec.backbone import POOLINGS
+from rarec.backbone import POOLINGS, check_quantization
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
 from rarec.model import ModelConfig
 from rarec.prompts import PromptConfig
@@ -58,6 +58,7 @@ class AlignConfig:
         llm: A folder, a name of `rarec.assets`, or a name on the Hugging Face hub.
         llm_revision: Of the hub.
         pooling: `mean`, `first`, `last`; by default what suits the architecture.
+        quantization: `8bit` or `4bit` weights of the language model; by default as they are.
         model: What is trained.
         prompts: How texts are made.
         loss: What is minimised.
@@ -68,12 +69,14 @@ class AlignConfig:
 
     Raises:
         ValueError: If a folder cannot be called so, or the alignment loss meets a language model
-            that is trained: it pulls towards states that are computed once.
+            that is trained: it pulls towards states that are computed once. If weights in few
+            bits were to be trained.
     """
 
     llm: str = "all-MiniLM-L6-v2"
     llm_revision: str | None = None
     pooling: str | None = None
+    quantization: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -94,6 +97,12 @@ class AlignConfig:
         if self.pooling is not None and self.pooling not in POOLINGS:
             raise ValueError(
                 f"expected pooling to be one of {list(POOLINGS)}, got {self.pooling!r}"
+            )
+
+        check_quantization(self.quantization)
+        if self.quantization is not None and self.model.tune != "none":
+            raise ValueError(
+                f"expected no quantization with tune={self.model.tune!r}, got {self.quantization!r}"
             )
 
     @property

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ class Recommender:
             config.llm,
             config.llm_revision,
             config.pooling,
+            config.quantization,
             of_its_own=config.model.tune != "none",
         )
         name = config.name
@@ -286,6 +288,7 @@ class Recommender:
         name: str,
         revision: str | None = None,
         pooling: str | None = None,
+        quantization: str | None = None,
         *,
         of_its_own: bool = False,
     ) -> tuple[Backbone, PreTrainedTokenizerBase]:
@@ -295,13 +298,17 @@ class Recommender:
             name: See `load_backbone`.
             revision: The same.
             pooling: The same.
+            quantization: The same.
             of_its_own: Load it for this call alone, as one whose weights are changed must be.
         """
+        load = partial(
+            load_backbone, name, revision=revision, pooling=pooling, quantization=quantization
+        )
         if of_its_own:
-            return load_backbone(name, revision=revision, pooling=pooling)
-        key = (name, revision, pooling)
+            return load()
+        key = (name, revision, pooling, quantization)
         if key not in self._language_models:
-            self._language_models[key] = load_backbone(name, revision=revision, pooling=pooling)
+            self._language_models[key] = load()
         return self._language_models[key]
 
     def _chosen_samples(self) -> Samples:

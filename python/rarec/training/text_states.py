@@ -92,6 +92,9 @@ def texts_hash(kind: str, backbone: Backbone, tokens: Tokens) -> str:
     digest = hashlib.sha256(kind.encode())
     for name, weight in backbone.model.state_dict().items():
         digest.update(name.encode())
+        if backbone.quantization == "8bit" and type(weight) is not Tensor:
+            # a tensor of torchao, which has no sum
+            weight = weight.dequantize()
         # a few sums tell one model from another; hashing gigabytes of weights would not be quick
         digest.update(repr((list(weight.shape), float(weight.double().sum()))).encode())
     for array in (tokens.offsets, tokens.ids):

@@ -61,6 +61,9 @@ def align(
     chat: texts.Chat = None,
     system: texts.System = None,
     pooling: texts.Pooling = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Weights of the language model: 8bit or 4bit.")
+    ] = None,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
     extra_negatives: Annotated[int | None, typer.Option(help="Drawn per sample.")] = None,
     restart: Annotated[
@@ -75,7 +78,14 @@ def align(
 
     from rarec.recommender import Recommender, recipe
 
-    config = recipe(preset, llm=llm, llm_revision=revision, pooling=pooling, seed=seed)
+    config = recipe(
+        preset,
+        llm=llm,
+        llm_revision=revision,
+        pooling=pooling,
+        quantization=quantization,
+        seed=seed,
+    )
     training = {
         "max_steps": steps,
         "per_device_train_batch_size": batch_size,
