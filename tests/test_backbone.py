@@ -171,7 +171,9 @@ def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: st
     weight = torch.randn(expected.shape, dtype=torch.float64)
     expected_gradients = torch.autograd.grad((expected * weight).sum(), used)
 
-    states = Backbone(model).last_hidden_states(ids, mask, **given)[real]
+    states = Backbone(model).last_hidden_states(
+        ids, mask, shared=given.get("shared"), own=given.get("own")
+    )[real]
     gradients = torch.autograd.grad((states * weight).sum(), used)
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):

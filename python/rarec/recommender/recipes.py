@@ -47,12 +47,14 @@ def _recipes() -> dict[str, Recipe]:
         "project-inputs": Recipe(
             "projected ID vectors as input tokens", variant(placement="inputs")
         ),
+        # the rates of these two: docs/decisions.md
         "lora": Recipe(
-            "LoRA, projected ID vectors as input tokens", variant(placement="inputs", tune="lora")
+            "LoRA, projected ID vectors as input tokens",
+            variant(placement="inputs", tune="lora", llm_rate=1.0),
         ),
         "full": Recipe(
             "all weights, projected ID vectors as input tokens",
-            variant(placement="inputs", tune="full", llm_rate=0.02),
+            variant(placement="inputs", tune="full", llm_rate=0.03),
         ),
     }
 
