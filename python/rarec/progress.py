@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -50,3 +51,14 @@ def progress_bar(
                 bar.update(task, note=note)
 
         yield advance
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and torch to themselves: the bars and messages here say what matters."""
+    # imported here: it takes seconds
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    # some versions of torchao, which transformers imports where it is there, use what is deprecated
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

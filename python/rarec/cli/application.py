@@ -67,14 +67,6 @@ def say(text: str) -> None:
     errors.print(escape(text), soft_wrap=True)
 
 
-def quiet_libraries() -> None:
-    """Keep transformers to itself: the bars and messages here say what matters."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def write_json(values: Any, file: Path | None) -> None:
     """Write values to a file, whole or not at all; `-` is standard output."""
     if file is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rarec.compare.report import merge, write_report
 from rarec.ids import IDConfig, TrainedIDs
+from rarec.progress import quiet_libraries
 from rarec.recommender import RECIPES, AlignConfig, Recommender, recipe
 from rarec.selection import SelectionConfig
 
@@ -154,7 +155,7 @@ def _prepare(recommender: Recommender, run: Path, seed: int) -> None:
 def _elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns in a new process."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=quiet_libraries) as pool:
         return pool.submit(function, *arguments).result()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarec.cli.application import command, output, quiet_libraries, say, write_json
+from rarec.cli.application import command, output, say, write_json
 from rarec.cli.options import Json, Run
 from rarec.cli.tables import (
     models_table,
@@ -17,6 +17,7 @@ from rarec.cli.tables import (
     recommendations_table,
     results_table,
 )
+from rarec.progress import quiet_libraries
 
 if TYPE_CHECKING:
     from rarec.recommender import Recommender

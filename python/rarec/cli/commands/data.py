@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarec.cli.application import command, output, quiet_libraries, say, write_json
+from rarec.cli.application import command, output, say, write_json
 from rarec.cli.options import Json, Run, Seed
 from rarec.cli.tables import facts_table
+from rarec.progress import quiet_libraries
 
 if TYPE_CHECKING:
     from rarec.ids import GivenIDs

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from rarec.cli import texts
-from rarec.cli.application import command, output, quiet_libraries, say, write_json
+from rarec.cli.application import command, output, say, write_json
 from rarec.cli.options import Json, Llm, Run, Seed
 from rarec.cli.tables import facts_table
+from rarec.progress import quiet_libraries
 
 
 @command()
