@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from rarec.backbone import LanguageModel
 from rarec.data import Histories, read_dataset
 from rarec.evaluation import read_ranks, summarise
 from rarec.ids import GivenIDs, IDConfig
@@ -365,7 +367,7 @@ def test_the_bits_of_the_language_model_are_kept(run, tiny_llm, tmp_path, bits, 
         found.item_id for found in before
     ]
     folder = next((tmp_path / "run").rglob("adapter.safetensors")).parents[1] / "rarec"
-    whole = recommender.language_model(str(tiny_llm))[0]
+    whole = recommender.language_model(LanguageModel(str(tiny_llm)))[0]
     with pytest.raises(ValueError, match=f"a backbone with quantization {bits}, got None"):
         RARec.from_pretrained(folder, backbone=whole)
     assert RARec.from_pretrained(folder).backbone.quantization == bits
@@ -379,3 +381,25 @@ def test_weights_in_few_bits_are_not_tuned():
     pytest.importorskip("torchao")
     with pytest.raises(ValueError, match="no quantization with tune='full', got '8bit'"):
         AlignConfig(quantization="8bit", model=ModelConfig(tune="full"))
+
+
+def test_weights_in_half_precision_and_less_memory_go_all_the_way(planted, tiny_llm, tmp_path):
+    recommender = Recommender(planted, folder=tmp_path / "run")
+    recommender.select(SELECTION)
+    recommender.fit_ids(replace(IDS, max_epochs=2), baseline=False)
+    config = replace(small(tiny_llm, max_steps=3), dtype="bfloat16", checkpoint_layers=True)
+    recommender.align(config)
+    trained = recommender.models["rarec"].model
+    assert trained.backbone.dtype == torch.bfloat16
+    assert trained.user.prefix.dtype == torch.float32
+    assert trained.backbone.model.is_gradient_checkpointing
+    # one that is changed is nobody else's
+    other = recommender.language_model(LanguageModel(str(tiny_llm), dtype="bfloat16"))[0]
+    assert not other.model.is_gradient_checkpointing
+    again = Recommender.load(tmp_path / "run")
+    assert again.models["rarec"].model.backbone.dtype == torch.bfloat16
+    assert len(again.recommend("u000", k=3)) == 3
+    with pytest.raises(ValueError, match=r"dtype to be one of .*'int8'"):
+        AlignConfig(dtype="int8")
+    with pytest.raises(ValueError, match="'float32' with tune='full'"):
+        AlignConfig(dtype="bfloat16", model=ModelConfig(tune="full"))

@@ -6,15 +6,15 @@ from rarec.backbone.versions import require_transformers
 require_transformers()
 
 from rarec.backbone.backbone import POOLINGS, Backbone  # noqa: E402
-from rarec.backbone.loading import load_backbone  # noqa: E402
+from rarec.backbone.loading import LanguageModel, load_backbone  # noqa: E402
 from rarec.backbone.prepared import PreparedPrefixes  # noqa: E402
-from rarec.backbone.quantization import QUANTIZATIONS, check_quantization  # noqa: E402
+from rarec.backbone.quantization import QUANTIZATIONS  # noqa: E402
 
 __all__ = [
     "POOLINGS",
     "QUANTIZATIONS",
     "Backbone",
+    "LanguageModel",
     "PreparedPrefixes",
-    "check_quantization",
     "load_backbone",
 ]

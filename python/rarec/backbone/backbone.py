@@ -91,7 +91,11 @@ class Backbone:
             raise ValueError(f"{name} has layers that share a module: no gradient checkpointing")
         if not self.model.supports_gradient_checkpointing:
             raise ValueError(f"{name} has no gradient checkpointing")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # the name it has in newer versions of transformers, and that of the others
+        enable = getattr(self.model, "activation_checkpointing_enable", None)
+        (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        # embeddings would ask for a gradient, and the backward go below the lowest prefix for it
+        self.model.disable_input_require_grads()
         for module in self.model.modules():
             if hasattr(module, "gradient_checkpointing"):
                 # transformers does it in training alone, where these modules would drop states

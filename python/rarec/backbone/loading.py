@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file, is_gguf_available
 
 from rarec import assets
-from rarec.backbone.backbone import Backbone
+from rarec.backbone.backbone import POOLINGS, Backbone
 from rarec.backbone.quantization import (
     check_quantization,
     quantization_config,
@@ -33,6 +34,46 @@ _POOLINGS = {
     "cls_token": "first",
     "lasttoken": "last",
 }
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Which language model, and how its weights are held.
+
+    Attributes:
+        name: See `load_backbone`.
+        revision: The same.
+        pooling: The same.
+        quantization: The same.
+        dtype: `float32`, `bfloat16` or `float16`.
+    """
+
+    name: str
+    revision: str | None = None
+    pooling: str | None = None
+    quantization: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise ValueError(
+                f"expected pooling to be one of {list(POOLINGS)}, got {self.pooling!r}"
+            )
+        check_quantization(self.quantization)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"expected dtype to be one of {list(DTYPES)}, got {self.dtype!r}")
+
+    def load(self) -> tuple[Backbone, PreTrainedTokenizerBase]:
+        """Return the model as a backbone, and its tokenizer, as `load_backbone` does."""
+        return load_backbone(
+            self.name,
+            revision=self.revision,
+            dtype=getattr(torch, self.dtype),
+            pooling=self.pooling,
+            quantization=self.quantization,
+        )
 
 
 def load_backbone(

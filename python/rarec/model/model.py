@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rarec.artifacts import read_config, write_config, write_folder
-from rarec.backbone import Backbone, PreparedPrefixes, load_backbone
+from rarec.backbone import Backbone, LanguageModel, PreparedPrefixes
 from rarec.ids import IDEmbeddings, load_ids
 from rarec.model.config import ModelConfig
 from rarec.model.entities import EntityBatch
@@ -181,6 +181,7 @@ class RARec(nn.Module):
             "llm": self.backbone.name,
             "llm_revision": self.backbone.revision,
             "llm_quantization": self.backbone.quantization,
+            "llm_dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pooling": self.backbone.pooling,
             "user_id_dim": self.user.id_dim,
             "item_id_dim": self.item.id_dim,
@@ -210,14 +211,16 @@ class RARec(nn.Module):
             write_config(temporary, FORMAT, {**self.description(), "ids": place})
 
     @staticmethod
-    def language_model_of(
-        folder: str | os.PathLike[str],
-    ) -> tuple[str, str | None, str, str | None]:
-        """Return name, revision, pooling and quantization of the model that a folder needs."""
+    def language_model_of(folder: str | os.PathLike[str]) -> LanguageModel:
+        """Return the language model that a folder needs."""
         stored = read_config(folder, FORMAT)
-        # folders of earlier versions do not speak of it
-        quantization = stored.get("llm_quantization")
-        return stored["llm"], stored["llm_revision"], stored["pooling"], quantization
+        return LanguageModel(
+            name=stored["llm"],
+            revision=stored["llm_revision"],
+            pooling=stored["pooling"],
+            quantization=stored["llm_quantization"],
+            dtype=stored["llm_dtype"],
+        )
 
     @staticmethod
     def config_of(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -249,14 +252,10 @@ class RARec(nn.Module):
         """
         stored = read_config(folder, FORMAT)
         if backbone is None:
-            name, revision, pooling, quantization = cls.language_model_of(folder)
-            backbone, _ = load_backbone(
-                name, revision=revision, pooling=pooling, quantization=quantization
-            )
-        quantization = stored.get("llm_quantization")
-        if backbone.quantization != quantization:
+            backbone, _ = cls.language_model_of(folder).load()
+        if backbone.quantization != stored["llm_quantization"]:
             raise ValueError(
-                f"{folder}: expected a backbone with quantization {quantization}, "
+                f"{folder}: expected a backbone with quantization {stored['llm_quantization']}, "
                 f"got {backbone.quantization}"
             )
         if backbone.pooling != stored["pooling"]:

@@ -66,6 +66,8 @@ def align(
     """
     dataset.require_titles()
     set_seed(config.seed)
+    if config.checkpoint_layers:
+        backbone.checkpoint_layers()
     model = RARec(
         backbone,
         user_id_dim=ids.item_vectors.shape[1],

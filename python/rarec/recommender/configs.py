@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rarec.backbone import POOLINGS, check_quantization
+from rarec.backbone import LanguageModel
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
 from rarec.model import ModelConfig
 from rarec.prompts import PromptConfig
@@ -59,6 +59,9 @@ class AlignConfig:
         llm_revision: Of the hub.
         pooling: `mean`, `first`, `last`; by default what suits the architecture.
         quantization: `8bit` or `4bit` weights of the language model; by default as they are.
+        dtype: Of its weights: `float32`, `bfloat16`, `float16`.
+        checkpoint_layers: Compute states inside its layers again in the backward: less memory for
+            more time.
         model: What is trained.
         prompts: How texts are made.
         loss: What is minimised.
@@ -77,6 +80,8 @@ class AlignConfig:
     llm_revision: str | None = None
     pooling: str | None = None
     quantization: str | None = None
+    dtype: str = "float32"
+    checkpoint_layers: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -94,16 +99,24 @@ class AlignConfig:
                 f"expected no alignment loss with tune={self.model.tune!r}, which changes the "
                 f"text states it pulls towards, got a weight of {self.loss.alignment}"
             )
-        if self.pooling is not None and self.pooling not in POOLINGS:
-            raise ValueError(
-                f"expected pooling to be one of {list(POOLINGS)}, got {self.pooling!r}"
-            )
-
-        check_quantization(self.quantization)
-        if self.quantization is not None and self.model.tune != "none":
+        # which checks what it is made of
+        language_model = self.language_model
+        if self.model.tune != "none" and language_model.quantization is not None:
             raise ValueError(
                 f"expected no quantization with tune={self.model.tune!r}, got {self.quantization!r}"
             )
+        if self.model.tune == "full" and self.dtype != "float32":
+            raise ValueError(
+                f"expected dtype 'float32' with tune='full', whose small steps {self.dtype} would "
+                "round away"
+            )
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """Which language model, and how its weights are held."""
+        return LanguageModel(
+            self.llm, self.llm_revision, self.pooling, self.quantization, self.dtype
+        )
 
     @property
     def name(self) -> str:

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from rarec.backbone import Backbone, load_backbone
+from rarec.backbone import Backbone, LanguageModel
 from rarec.data import Dataset, Histories, Split
 from rarec.ids import IDConfig, IDEmbeddings, IDReport, TrainedIDs, train_encoder
 from rarec.index import ItemIndex, Recommendation
@@ -69,7 +68,7 @@ class Recommender:
         self.facts: dict[str, dict[str, Any]] = {}
         self.seeds: dict[str, int] = {}
         self.recipes: dict[str, dict[str, Any]] = {}
-        self._language_models: dict[Any, tuple[Backbone, PreTrainedTokenizerBase]] = {}
+        self._language_models: dict[LanguageModel, tuple[Backbone, PreTrainedTokenizerBase]] = {}
         self.folder: Path | None = None
         if folder is not None:
             self.save(folder)
@@ -136,11 +135,9 @@ class Recommender:
         self.dataset.require_titles()
         samples = self._chosen_samples()
         backbone, tokenizer = self.language_model(
-            config.llm,
-            config.llm_revision,
-            config.pooling,
-            config.quantization,
-            of_its_own=config.model.tune != "none",
+            config.language_model,
+            # both change it for good
+            of_its_own=config.model.tune != "none" or config.checkpoint_layers,
         )
         name = config.name
         aligned, report = align(
@@ -284,32 +281,19 @@ class Recommender:
         return found | self.recipes
 
     def language_model(
-        self,
-        name: str,
-        revision: str | None = None,
-        pooling: str | None = None,
-        quantization: str | None = None,
-        *,
-        of_its_own: bool = False,
+        self, which: LanguageModel, *, of_its_own: bool = False
     ) -> tuple[Backbone, PreTrainedTokenizerBase]:
         """Return a language model and its tokenizer, loaded once.
 
         Args:
-            name: See `load_backbone`.
-            revision: The same.
-            pooling: The same.
-            quantization: The same.
-            of_its_own: Load it for this call alone, as one whose weights are changed must be.
+            which: The model.
+            of_its_own: Load it for this call alone, as one that is changed must be.
         """
-        load = partial(
-            load_backbone, name, revision=revision, pooling=pooling, quantization=quantization
-        )
         if of_its_own:
-            return load()
-        key = (name, revision, pooling, quantization)
-        if key not in self._language_models:
-            self._language_models[key] = load()
-        return self._language_models[key]
+            return which.load()
+        if which not in self._language_models:
+            self._language_models[which] = which.load()
+        return self._language_models[which]
 
     def _chosen_samples(self) -> Samples:
         if self.samples is None:

@@ -141,7 +141,7 @@ def read_model(recommender: Recommender, name: str) -> AlignedModel:
     assert recommender.folder is not None
     folder = recommender.folder / _MODELS / name
     backbone, tokenizer = recommender.language_model(
-        *RARec.language_model_of(folder), of_its_own=RARec.config_of(folder).tune != "none"
+        RARec.language_model_of(folder), of_its_own=RARec.config_of(folder).tune != "none"
     )
     return AlignedModel(
         RARec.from_pretrained(folder, backbone=backbone),

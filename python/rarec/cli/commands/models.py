@@ -65,6 +65,12 @@ def align(
     quantization: Annotated[
         str | None, typer.Option(help="Weights of the language model: 8bit or 4bit.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the language model's weights: float32, bfloat16, float16.")
+    ] = "float32",
+    checkpoint_layers: Annotated[
+        bool, typer.Option("--checkpoint-layers", help="Less memory for more time.")
+    ] = False,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
     extra_negatives: Annotated[int | None, typer.Option(help="Drawn per sample.")] = None,
     restart: Annotated[
@@ -85,6 +91,8 @@ def align(
         llm_revision=revision,
         pooling=pooling,
         quantization=quantization,
+        dtype=dtype,
+        checkpoint_layers=checkpoint_layers,
         seed=seed,
     )
     training = {
