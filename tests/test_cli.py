@@ -218,7 +218,7 @@ def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
         (tiny_llm, ["--separator", ""], "separator, got an empty one"),
         (tiny_llm, ["--max-tokens", 3], "max_tokens >= 8"),
         (tiny_llm, ["--max-tokens", 8, "--new-user-prompt", "a " * 9], "expected max_tokens > 11"),
-        (tiny_llm, ["--item-prompt", "{title}" + " a" * 70], "at most 64 tokens, the positions"),
+        (tiny_llm, ["--item-prompt", "{title}" + " a" * 70], "at most 64 tokens"),
         (tiny_llm, ["--chat"], f"chat template, got '{tiny_llm}', which has none"),
         (tiny_llm, ["--system", "be brief"], "expected chat for a system message"),
         (tiny_llm, ["--pooling", "middle"], "pooling to be one of"),

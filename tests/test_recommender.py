@@ -408,3 +408,15 @@ def test_weights_in_half_precision_and_less_memory_go_all_the_way(planted, tiny_
         AlignConfig(dtype="int8")
     with pytest.raises(ValueError, match="'float32' with tune='full'"):
         AlignConfig(dtype="bfloat16", model=ModelConfig(tune="full"))
+
+
+def test_vectors_before_the_text_take_positions_too(planted, tiny_llm):
+    recommender = Recommender(planted)
+    recommender.select(SELECTION)
+    recommender.use_ids(GivenIDs(np.ones((40, 2), np.float32), np.ones(40, bool)))
+    # the tiny model has 64 positions: one for the ID vector, some for the text
+    prompts = PromptConfig(item="{title}" + " a" * 50)
+    config = replace(small(tiny_llm, max_steps=1), prompts=prompts)
+    recommender.align(replace(config, model=ModelConfig(placement="inputs", prefix_length=2)))
+    with pytest.raises(ValueError, match=r"at most 64 tokens .* got 75"):
+        recommender.align(replace(config, model=ModelConfig(placement="inputs", prefix_length=20)))

@@ -50,10 +50,11 @@ class AlignedModel:
 
     def item_entities(self) -> Entities:
         """Return the texts and ID vectors of all N items."""
-        tokens = self._readable(self.prompts.items(np.arange(len(self.prompts.titles))))
+        tokens = self.prompts.items(np.arange(len(self.prompts.titles)))
         if self.ids is None:
-            return Entities(tokens)
-        return Entities(tokens, self.ids.item_vectors[:, None], self.ids.item_known)
+            return self._readable(Entities(tokens))
+        vectors = self.ids.item_vectors[:, None]
+        return self._readable(Entities(tokens, vectors, self.ids.item_known))
 
     def user_entities(
         self,
@@ -69,11 +70,11 @@ class AlignedModel:
             users: `[C]` numbers of the dataset's users they belong to, or None.
             tokens: C texts, if they are not to be made of the histories.
         """
-        tokens = self._readable(self.prompts.users(histories) if tokens is None else tokens)
+        tokens = self.prompts.users(histories) if tokens is None else tokens
         if self.ids is None:
-            return Entities(tokens)
+            return self._readable(Entities(tokens))
         vectors, known = self.ids.user_vectors(histories, users)
-        return Entities(tokens, vectors, known)
+        return self._readable(Entities(tokens, vectors, known))
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue."""
@@ -82,7 +83,7 @@ class AlignedModel:
     def new_item_vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
         """Return `[len(titles), H]` float32 vectors of items without ID vectors."""
         prompts = Prompts(self.tokenizer, titles, self.model.prompts)
-        entities = Entities(self._readable(prompts.items(np.arange(len(titles)))))
+        entities = self._readable(Entities(prompts.items(np.arange(len(titles)))))
         return self._encode(self.model.item, entities, "new items")
 
     def queries(self, users: Entities) -> NDArray[np.float32]:
@@ -95,17 +96,21 @@ class AlignedModel:
         users = self.user_entities(cases.histories, cases.users)
         return ScoreVectors(self.queries(users)[:, None], item_vectors)
 
-    def _readable(self, tokens: Tokens) -> Tokens:
-        """Return the tokens, or refuse texts of more than the model has positions for."""
+    def _readable(self, entities: Entities) -> Entities:
+        """Return the entities, or refuse texts of more than the model has positions for."""
         backbone = self.model.backbone
         n_positions = getattr(backbone.model.config, "max_position_embeddings", None)
-        longest = tokens.lengths.max(initial=0)
+        longest = int(entities.tokens.lengths.max(initial=0))
+        config = self.model.model_config
+        if config.placement == "inputs":
+            vectors = entities.id_vectors
+            longest += config.prefix_length + (0 if vectors is None else vectors.shape[1])
         if n_positions is not None and longest > n_positions:
             raise ValueError(
-                f"expected texts of at most {n_positions} tokens, the positions of "
-                f"{backbone.name!r}, got {longest}: lower max_tokens"
+                f"expected texts of at most {n_positions} tokens (vectors before them included), "
+                f"the positions of {backbone.name!r}, got {longest}: lower max_tokens"
             )
-        return tokens
+        return entities
 
     def _encode(self, tower: Tower, entities: Entities, what: str) -> NDArray[np.float32]:
         with progress_bar(f"encode {what}", len(entities), shown=self.progress) as advance:
