@@ -19,7 +19,7 @@ _COSTS = ("samples_per_second", "seconds")
 _SIZES = ("samples", "steps", "trainable_parameters", "adapter_bytes", "peak_rss_mb")
 _SHOWN = ("hr@10", "ndcg@10", "hr@100")
 _COLUMNS = (
-    *("model", "what", "HR@10", "NDCG@10", "HR@100", "-"),
+    *("model", "what", "HR@10", "NDCG@10", "HR@100", "vs rarec"),
     *("trained", "samples/s", "peak MB", "adapter MB"),
 )
 
@@ -87,7 +87,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [
         f"{how['part']}: {how['cases']:,} users, {how['items']:,} items, all ranked but the seen; "
         f"means over {seeds} seed{'s' if seeds > 1 else ''}, 95% bootstrap intervals over users. "
-        "`-` is the difference to `rarec` in HR@100 on the same users, * where its interval leaves "
+        "`vs rarec`: its HR@100 minus that of `rarec` on the same users, * where the interval leaves "
         "0 out (not corrected for the number of comparisons). Memory is the peak of the process "
         "that trained it.",
         "",
