@@ -88,8 +88,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{how['part']}: {how['cases']:,} users, {how['items']:,} items, all ranked but the seen; "
         f"means over {seeds} seed{'s' if seeds > 1 else ''}, 95% bootstrap intervals over users. "
         "`vs rarec`: its HR@100 minus that of `rarec` on the same users, * where the interval "
-        "leaves 0 out (not corrected for the number of comparisons). Memory is the peak of the process "
-        "that trained it.",
+        "leaves 0 out (not corrected for the number of comparisons). Memory is the peak of the "
+        "process that trained it.",
         "",
         "| " + " | ".join(_COLUMNS) + " |",
         "|---" * len(_COLUMNS) + "|",
