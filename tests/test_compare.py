@@ -1,11 +1,11 @@
 """Rivals in one table."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rarec.backbone import lora
 from rarec.compare import CompareConfig, compare, runs
 from rarec.evaluation import read_ranks
 from rarec.ids import GivenIDs, IDConfig
@@ -110,10 +110,19 @@ def test_vectors_made_elsewhere_are_taken_as_they_are(planted, tiny_llm, tmp_pat
     results = compare(recommender, config, folder=out, n_bootstrap=0, say=[].append)
     names = [row["model"] for row in results["rows"]]
     assert names == ["popularity", "id", "rarec", "rarec+id"]
-    assert (out / "seed-1" / "models" / "rarec").is_dir()
+    adapter = out / "seed-1" / "models" / "rarec" / "adapter.safetensors"
+    first = adapter.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_elsewhere", lambda function, *arguments: function(*arguments))
+        compare(recommender, config, folder=out, n_bootstrap=0, say=[].append)
+        assert adapter.read_bytes() == first
+        # other vectors: what was trained with the first ones is of no use
+        recommender.use_ids(GivenIDs(-2 * table + 1, np.ones(40, bool)))
+        compare(recommender, config, folder=out, n_bootstrap=0, say=[].append)
+    assert adapter.read_bytes() != first
 
 
-def test_a_comparison_that_cannot_be_is_refused(planted):
+def test_a_comparison_that_cannot_be_is_refused(planted, monkeypatch):
     with pytest.raises(ValueError, match=r"rivals of .*got \['best'\]"):
         CompareConfig(("best",))
     with pytest.raises(ValueError, match="different seeds"):
@@ -122,4 +131,7 @@ def test_a_comparison_that_cannot_be_is_refused(planted):
         CompareConfig(steps=0)
     with pytest.raises(ValueError, match="expected a folder"):
         compare(Recommender(planted))
-    assert Path("compare").exists() is False
+    monkeypatch.setattr(lora, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"rarec\[lora\]"):
+        CompareConfig()
+    assert CompareConfig(("text", "full")).rivals == ("text", "full")

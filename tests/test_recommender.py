@@ -15,7 +15,8 @@ from rarec.evaluation import read_ranks, summarise
 from rarec.ids import GivenIDs, IDConfig
 from rarec.model import ModelConfig, RARec
 from rarec.prompts import PromptConfig
-from rarec.recommender import AlignConfig, Recommender, SplitConfig, recipe
+from rarec.recommender import AlignConfig, Recommender, SplitConfig, recipe, storage
+from rarec.recommender.shelf import Shelf
 from rarec.selection import SelectionConfig
 from rarec.training import LossConfig
 
@@ -342,6 +343,8 @@ def test_rivals_stand_beside_each_other_and_leave_each_other_alone(planted, tiny
 def test_recipes_that_cannot_be_are_refused(tiny_llm):
     with pytest.raises(ValueError, match="label of small letters"):
         AlignConfig(label="../elsewhere")
+    with pytest.raises(ValueError, match="no other row's name, got 'id'"):
+        AlignConfig(label="id")
     with pytest.raises(ValueError, match=r"no alignment loss with tune='lora'.*0\.1"):
         replace(recipe("lora"), loss=LossConfig(alignment=0.1))
     assert {one.name for one in (recipe(), recipe("text"), recipe("paper"))} == {
@@ -420,3 +423,36 @@ def test_vectors_before_the_text_take_positions_too(planted, tiny_llm):
     recommender.align(replace(config, model=ModelConfig(placement="inputs", prefix_length=2)))
     with pytest.raises(ValueError, match=r"at most 64 tokens .* got 75"):
         recommender.align(replace(config, model=ModelConfig(placement="inputs", prefix_length=20)))
+
+
+def test_what_lies_on_disk_is_read_when_asked_for_and_not_before():
+    read: list[str] = []
+    shelf: Shelf[int] = Shelf(lambda name: len(read.append(name) or name))
+    shelf.announce("one")
+    shelf.announce("three")
+    shelf["own"] = 7
+    assert "one" in shelf
+    assert "two" not in shelf
+    assert list(shelf) == ["one", "three", "own"]
+    del shelf["one"]
+    assert read == []
+    assert (shelf["three"], shelf["three"], shelf["own"]) == (5, 5, 7)
+    assert read == ["three"]
+    with pytest.raises(KeyError):
+        shelf["one"]
+
+
+def test_models_are_forgotten_without_being_read(run, tmp_path, monkeypatch):
+    recommender = Recommender.load(shutil.copytree(run, tmp_path / "run"))
+    monkeypatch.setattr(storage, "read_model", lambda *_: pytest.fail("a model was read"))
+    recommender.use_ids(GivenIDs(np.ones((40, 2), np.float32), np.ones(40, bool)))
+    assert not recommender.models
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_an_index_that_was_not_finished_is_made_when_it_is_asked_for(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    expected = Recommender.load(folder).recommend("u003", k=5)
+    shutil.rmtree(folder / "models" / "rarec" / "index")
+    assert Recommender.load(folder).recommend("u003", k=5) == expected
+    assert (folder / "models" / "rarec" / "index").is_dir()

@@ -7,6 +7,7 @@ require_transformers()
 
 from rarec.backbone.backbone import POOLINGS, Backbone  # noqa: E402
 from rarec.backbone.loading import LanguageModel, load_backbone  # noqa: E402
+from rarec.backbone.lora import require_peft  # noqa: E402
 from rarec.backbone.prepared import PreparedPrefixes  # noqa: E402
 from rarec.backbone.quantization import QUANTIZATIONS  # noqa: E402
 
@@ -17,4 +18,5 @@ __all__ = [
     "LanguageModel",
     "PreparedPrefixes",
     "load_backbone",
+    "require_peft",
 ]

@@ -130,7 +130,7 @@ class Backbone:
         return torch.stack(sizes)
 
     def train_weights(
-        self, kind: str, *, rank: int = 8, alpha: float = 16.0, seed: int = 0
+        self, kind: str, *, rank: int = 8, alpha: int = 16, seed: int = 0
     ) -> dict[str, nn.Parameter]:
         """Return weights of the model that are trained from now on, by name.
 

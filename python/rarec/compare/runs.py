@@ -13,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rarec.backbone import require_peft
 from rarec.compare.report import merge, write_report
-from rarec.ids import IDConfig, TrainedIDs
+from rarec.ids import GivenIDs, IDConfig, IDEmbeddings, TrainedIDs
 from rarec.progress import quiet_libraries
 from rarec.recommender import RECIPES, AlignConfig, Recommender, recipe
 from rarec.selection import SelectionConfig
@@ -47,6 +50,9 @@ class CompareConfig:
             raise ValueError(f"expected rivals of {list(RECIPES)}, got {unknown or 'none'}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"expected different seeds, at least one, got {list(self.seeds)}")
+        # now, and not after an hour of the others
+        if any(RECIPES[name].config.model.tune == "lora" for name in self.rivals):
+            require_peft()
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(
                 f"expected steps and batch_size >= 1, got {self.steps} and {self.batch_size}"
@@ -111,8 +117,9 @@ def compare(
         run = folder / f"seed-{seed}"
         say(f"seed {seed} ({number} of {len(config.seeds)})")
         _prepare(recommender, run, seed)
+        done = Recommender.load(run).recipes
         for one in config.recipes(seed):
-            if Recommender.load(run).recipes.get(one.name) == one.as_dict():
+            if done.get(one.name) == one.as_dict():
                 say(f"  {one.name}: there already")
                 continue
             say(f"  {one.name}")
@@ -143,13 +150,28 @@ def _prepare(recommender: Recommender, run: Path, seed: int) -> None:
         own.select(selection)
     ids = recommender.ids
     if ids is not None and not isinstance(ids, TrainedIDs):
-        if own.ids is None:
+        if own.ids is None or not _same_vectors(own.ids, ids):
             own.use_ids(ids)
         return
     wanted = replace(ids.config if ids is not None else IDConfig(), seed=seed)
     fitted = isinstance(own.ids, TrainedIDs) and own.ids.config == wanted
     if not fitted or own.baseline is None:
         _elsewhere(_fit_ids, run, wanted, recommender.progress)
+
+
+def _same_vectors(first: IDEmbeddings, second: IDEmbeddings) -> bool:
+    """Return whether both are vectors made elsewhere, and the same ones."""
+    if not isinstance(first, GivenIDs) or not isinstance(second, GivenIDs):
+        return False
+    same = True
+    for name in ("item_vectors", "item_known", "user_table", "user_known"):
+        one, other = getattr(first, name), getattr(second, name)
+        if one is None or other is None:
+            same &= one is other
+        else:
+            # rows that mean nothing may be nan
+            same &= np.array_equal(one, other, equal_nan=True)
+    return same
 
 
 def _elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:

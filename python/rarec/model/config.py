@@ -46,7 +46,7 @@ class ModelConfig:
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     similarity: str = "cosine"
     temperature: float = 0.07
     seed: int = 0

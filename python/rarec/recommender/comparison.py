@@ -20,7 +20,6 @@ from rarec.evaluation import (
     write_ranks,
     write_results,
 )
-from rarec.ids import IDEmbeddings
 from rarec.memory import peak_memory_mb
 from rarec.recommender.recipes import RECIPES
 
@@ -67,14 +66,17 @@ def evaluate(
     ranks = {name: scores.ranks(cases) for name, scores in _alone(recommender, cases).items()}
     strongest = recommender.baseline or recommender.ids
     weights: dict[str, float] = {}
+    # as a part of a fusion: the same for all models
+    by_id, by_id_tuned = (
+        id_scores(strongest, some, cold_at_bottom=False) for some in (cases, validation)
+    )
     for name in names:
-        tuned, asked = (
-            _with_id(recommender, name, strongest, some) for some in (validation, cases)
-        )
+        scores = _scores(recommender, name, cases)
+        tuned = scores if cases is validation else _scores(recommender, name, validation)
         fused = fused_name(name)
-        weights[fused] = fusion_weight(*tuned, validation)
-        ranks[name] = asked[0].ranks(cases)
-        ranks[fused] = fused_scores(*asked, weights[fused]).ranks(cases)
+        weights[fused] = fusion_weight(tuned, by_id_tuned, validation)
+        ranks[name] = scores.ranks(cases)
+        ranks[fused] = fused_scores(scores, by_id, weights[fused]).ranks(cases)
     rows = [
         _row(recommender, name, summarise(found, n_bootstrap=n_bootstrap), weights.get(name))
         for name, found in ranks.items()
@@ -101,7 +103,8 @@ def fused_name(name: str) -> str:
 def model_order(names: Iterable[str]) -> list[str]:
     """Return names of aligned models in the order of tables: text, rarec, the recipes, others."""
     known = ["text", "rarec", *RECIPES]
-    return sorted(names, key=lambda name: (known.index(name) if name in known else 99, name))
+    last = len(known)
+    return sorted(names, key=lambda name: (known.index(name) if name in known else last, name))
 
 
 def _alone(recommender: Recommender, cases: Cases) -> dict[str, ScoreVectors]:
@@ -117,12 +120,9 @@ def _alone(recommender: Recommender, cases: Cases) -> dict[str, ScoreVectors]:
     return scores
 
 
-def _with_id(
-    recommender: Recommender, name: str, ids: IDEmbeddings, cases: Cases
-) -> tuple[ScoreVectors, ScoreVectors]:
-    """Return the scores of an aligned model, and those of the ID model as a part of a fusion."""
-    aligned = recommender.models[name].scores(cases, recommender.item_vectors(name))
-    return aligned, id_scores(ids, cases, cold_at_bottom=False)
+def _scores(recommender: Recommender, name: str, cases: Cases) -> ScoreVectors:
+    """Return the scores of an aligned model."""
+    return recommender.models[name].scores(cases, recommender.item_vectors(name))
 
 
 def _row(

@@ -15,6 +15,8 @@ from rarec.prompts import PromptConfig
 from rarec.training import LossConfig
 
 SPLITS = ("leave-one-out", "time")
+# names of rows that are no aligned models
+_OTHER_ROWS = ("popularity", "id", "id_held_out", "late_fusion")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -94,6 +96,8 @@ class AlignConfig:
             raise ValueError(
                 f"expected a label of small letters, digits and - _ ., got {self.label!r}"
             )
+        if self.label in _OTHER_ROWS:
+            raise ValueError(f"expected a label that is no other row's name, got {self.label!r}")
         if self.loss.alignment and self.model.tune != "none":
             raise ValueError(
                 f"expected no alignment loss with tune={self.model.tune!r}, which changes the "

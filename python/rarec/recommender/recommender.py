@@ -223,7 +223,7 @@ class Recommender:
             history = Histories.from_lists([[self.dataset.item_number(item) for item in items]])
         query = aligned.queries(aligned.user_entities(history, users, tokens=tokens))
         exclude = history if exclude_seen else None
-        return self.indexes[name].search(query, k, exclude=exclude)[0]
+        return self._index(name).search(query, k, exclude=exclude)[0]
 
     def add_items(self, titles: Mapping[str, str], *, model: str | None = None) -> None:
         """Put new items into the index of a model: no ID vector, read by their text.
@@ -268,7 +268,7 @@ class Recommender:
 
     def item_vectors(self, name: str) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue, as an aligned model encoded them."""
-        vectors = self.indexes[name].vectors[: self.dataset.n_items]
+        vectors = self._index(name).vectors[: self.dataset.n_items]
         return vectors.astype(np.float32, copy=False)
 
     def configs(self) -> dict[str, Any]:
@@ -328,13 +328,19 @@ class Recommender:
             raise ValueError(f"expected model to be one of {known}, got {name!r}")
         return name
 
+    def _index(self, name: str) -> ItemIndex:
+        """Return the index of an aligned model, made now if that was stopped before."""
+        if name not in self.indexes:
+            self._put_index(name, self.models[name].item_vectors())
+        return self.indexes[name]
+
     def _put_index(
         self, name: str, vectors: NDArray[np.float32], new: Mapping[str, str] | None = None
     ) -> None:
         """Make the index of a model of the catalogue, or with `new` items on top, and write it."""
         item_ids, titles = self.dataset.item_ids, self.dataset.titles
         if new is not None:
-            old = self.indexes[name]
+            old = self._index(name)
             vectors = np.concatenate([old.vectors.astype(np.float32, copy=False), vectors])
             item_ids, titles = [*old.item_ids, *new], [*old.titles, *new.values()]
         self.indexes[name] = ItemIndex(vectors, item_ids, titles)

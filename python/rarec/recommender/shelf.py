@@ -35,6 +35,10 @@ class Shelf(MutableMapping[str, T], Generic[T]):
     def __delitem__(self, name: str) -> None:
         del self._values[name]
 
+    def __contains__(self, name: object) -> bool:
+        # that of a mapping would read the value to find out
+        return name in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

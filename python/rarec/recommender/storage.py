@@ -98,7 +98,9 @@ def remove_models(recommender: Recommender) -> list[str]:
     names = list(recommender.models)
     for name in names:
         for known in (recommender.models, recommender.indexes, recommender.recipes):
-            known.pop(name, None)
+            # not `pop`: it would read a model in order to forget it
+            if name in known:
+                del known[name]
         recommender.facts.pop(name, None)
     if recommender.folder is not None:
         shutil.rmtree(recommender.folder / _MODELS, ignore_errors=True)

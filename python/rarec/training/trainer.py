@@ -271,7 +271,9 @@ def train(
             if isinstance(callback, RichProgress):
                 callback.close()
     seconds = time.perf_counter() - started
-    n_samples = counter.steps * args.train_batch_size * args.gradient_accumulation_steps
+    n_samples = (
+        counter.steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainingReport(
         steps=trainer.state.global_step,
