@@ -30,6 +30,7 @@ ORDER = [
     "baselines",
     "recommender",
     "compare",
+    "study",
     "demo",
     "cli",
 ]

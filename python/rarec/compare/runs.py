@@ -5,6 +5,7 @@ A process of its own shows how much memory a rival takes, and leaves none behind
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from rarec.backbone import require_peft
 from rarec.compare.report import merge, write_report
 from rarec.ids import GivenIDs, IDConfig, IDEmbeddings, TrainedIDs
 from rarec.progress import quiet_libraries
-from rarec.recommender import RECIPES, AlignConfig, Recommender, recipe
+from rarec.recommender import RECIPES, AlignConfig, Recommender, fused_name, recipe
 from rarec.selection import SelectionConfig
 
 REFERENCE = "default"
 FOLDER = "compare"
+RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,20 @@ def compare(
         say(f"seed {seed} ({number} of {len(config.seeds)})")
         _prepare(recommender, run, seed)
         done = Recommender.load(run).recipes
-        for one in config.recipes(seed):
+        recipes = config.recipes(seed)
+        for one in recipes:
             if done.get(one.name) == one.as_dict():
                 say(f"  {one.name}: there already")
                 continue
             say(f"  {one.name}")
+            # made with what was there before: a stop from here on must not leave it
+            (run / RESULTS).unlink(missing_ok=True)
             _elsewhere(_align, run, one, recommender.progress)
-        names = [one.name for one in config.recipes(seed)]
-        results.append(_elsewhere(_evaluate, run, names, part, n_bootstrap, recommender.progress))
+        names = [one.name for one in recipes]
+        before = _evaluated(run, names, part)
+        if before is None:
+            before = _elsewhere(_evaluate, run, names, part, n_bootstrap, recommender.progress)
+        results.append(before)
     merged = merge(
         [folder / f"seed-{seed}" for seed in config.seeds], results, n_bootstrap=n_bootstrap
     )
@@ -187,6 +195,18 @@ def _fit_ids(run: Path, config: IDConfig, progress: bool) -> None:
 
 def _align(run: Path, config: AlignConfig, progress: bool) -> None:
     Recommender.load(run, progress=progress).align(config)
+
+
+def _evaluated(run: Path, names: list[str], part: str) -> dict[str, Any] | None:
+    """Return the results of a seed if they are there, of these models and this part."""
+    try:
+        results = json.loads((run / RESULTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    rows = {row["model"] for row in results["rows"]}
+    wanted = {row for name in names for row in (name, fused_name(name))}
+    models = rows - {"popularity", "id", "id_held_out"}
+    return results if models == wanted and results["protocol"]["part"] == part else None
 
 
 def _evaluate(

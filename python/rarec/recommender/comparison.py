@@ -5,7 +5,8 @@ Axes: C cases, N items.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
 from rarec.data import Cases
 from rarec.evaluation import (
+    Ranks,
     compare,
     per_user,
     protocol,
@@ -20,6 +22,7 @@ from rarec.evaluation import (
     write_ranks,
     write_results,
 )
+from rarec.ids import IDEmbeddings
 from rarec.memory import peak_memory_mb
 from rarec.recommender.recipes import RECIPES
 
@@ -63,20 +66,14 @@ def evaluate(
         raise ValueError(f"expected models of {list(recommender.models)}, got {unknown}")
     validation = recommender.split.validation
     cases = recommender.split.test if part == "test" else validation
-    ranks = {name: scores.ranks(cases) for name, scores in _alone(recommender, cases).items()}
-    strongest = recommender.baseline or recommender.ids
+    ranks = ranks_without_model(recommender, cases)
+    fusion = LateFusion(recommender.baseline or recommender.ids, cases, validation)
     weights: dict[str, float] = {}
-    # as a part of a fusion: the same for all models
-    by_id, by_id_tuned = (
-        id_scores(strongest, some, cold_at_bottom=False) for some in (cases, validation)
-    )
     for name in names:
-        scores = _scores(recommender, name, cases)
-        tuned = scores if cases is validation else _scores(recommender, name, validation)
         fused = fused_name(name)
-        weights[fused] = fusion_weight(tuned, by_id_tuned, validation)
-        ranks[name] = scores.ranks(cases)
-        ranks[fused] = fused_scores(scores, by_id, weights[fused]).ranks(cases)
+        ranks[name], ranks[fused], weights[fused] = fusion.ranks(
+            partial(_scores, recommender, name)
+        )
     rows = [
         _row(recommender, name, summarise(found, n_bootstrap=n_bootstrap), weights.get(name))
         for name, found in ranks.items()
@@ -95,6 +92,35 @@ def evaluate(
     return {"protocol": how, **results}
 
 
+class LateFusion:
+    """Ranks models alone and with the score of the ID model added.
+
+    Args:
+        ids: The ID model.
+        cases: What is ranked.
+        validation: What the weight is chosen on.
+    """
+
+    def __init__(self, ids: IDEmbeddings, cases: Cases, validation: Cases) -> None:
+        self.cases = cases
+        self.validation = validation
+        # the same for all models
+        self._by_id = id_scores(ids, cases, cold_at_bottom=False)
+        self._by_id_tuned = id_scores(ids, validation, cold_at_bottom=False)
+
+    def ranks(self, scores_of: Callable[[Cases], ScoreVectors]) -> tuple[Ranks, Ranks, float]:
+        """Return the ranks of a model alone, those of it fused, and the weight of the ID model.
+
+        Args:
+            scores_of: The scores of the model for some cases.
+        """
+        scores = scores_of(self.cases)
+        tuned = scores if self.cases is self.validation else scores_of(self.validation)
+        weight = fusion_weight(tuned, self._by_id_tuned, self.validation)
+        fused = fused_scores(scores, self._by_id, weight)
+        return scores.ranks(self.cases), fused.ranks(self.cases), weight
+
+
 def fused_name(name: str) -> str:
     """Return what the late fusion of a model with the ID model is called."""
     return "late_fusion" if name == "text" else f"{name}+id"
@@ -107,8 +133,8 @@ def model_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (known.index(name) if name in known else last, name))
 
 
-def _alone(recommender: Recommender, cases: Cases) -> dict[str, ScoreVectors]:
-    """Return the scores of what needs no language model."""
+def ranks_without_model(recommender: Recommender, cases: Cases) -> dict[str, Ranks]:
+    """Return the ranks of what needs no language model: popularity and the ID models."""
     assert recommender.ids is not None
     n_items = recommender.dataset.n_items
     scores = {
@@ -117,7 +143,7 @@ def _alone(recommender: Recommender, cases: Cases) -> dict[str, ScoreVectors]:
     }
     if recommender.baseline is not None:
         scores["id_held_out"] = id_scores(recommender.ids, cases)
-    return scores
+    return {name: found.ranks(cases) for name, found in scores.items()}
 
 
 def _scores(recommender: Recommender, name: str, cases: Cases) -> ScoreVectors:

@@ -1,0 +1,278 @@
+"""The runs of a study: an ID model for each group of variants, a process for each training.
+
+OUTPUT/DATA/seed-S/ids-HASH/       a run folder: data, samples, ID models of a group
+OUTPUT/DATA/seed-S/NAME/           a variant: result.json, ranks.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rarec.artifacts import write_text
+from rarec.data import Cases, Dataset
+from rarec.evaluation import write_ranks
+from rarec.progress import quiet_libraries
+from rarec.recommender import LateFusion, Recommender, align, ranks_without_model
+from rarec.study.files import Configs, Study
+from rarec.study.report import RESULT, read_result, report
+
+# which users are evaluated does not change with the seed of a run
+_CASES_SEED = 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One variant on one dataset with one seed."""
+
+    name: str
+    data: str
+    seed: int
+    configs: Configs
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def group(self) -> Path:
+        """Where the run is whose samples and ID model it takes."""
+        parts = asdict(self.configs)
+        text = json.dumps([parts["selection"], parts["ids"], parts["hold_out"]], sort_keys=True)
+        return self.folder.parent / f"ids-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def identity(self, study: Study, dataset: Dataset) -> dict[str, Any]:
+        """Return all that the result depends on, as JSON can hold it."""
+        parts = asdict(self.configs)
+        del parts["align"]
+        return json.loads(
+            json.dumps(
+                {
+                    "data": dataset.content_hash,
+                    **parts,
+                    "align": self.configs.align.as_dict(),
+                    "part": study.part,
+                    "cases": study.cases,
+                },
+                default=str,
+            )
+        )
+
+
+def run_study(
+    study: Study,
+    folder: str | os.PathLike[str],
+    *,
+    only: Callable[[str], bool] = lambda _: True,
+    jobs: int = 1,
+    n_bootstrap: int = 10_000,
+    say: Callable[[str], None] = print,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Return the results of a study, and write them; what was done before is not done again.
+
+    Trainings run in processes of their own, so a script that calls this needs the usual
+    `if __name__ == "__main__":`.
+
+    Args:
+        study: What is tried on what.
+        folder: Where everything is written.
+        only: Whether a variant, by its name, is run now; the reference always is.
+        jobs: Processes at once, the processors shared among them.
+        n_bootstrap: Resamples of the intervals.
+        say: Told in words what is done.
+        progress: Show the bars of the trainings.
+
+    Returns:
+        For each dataset what `report` gives, also written as `DATA/results.json` and `results.md`.
+
+    Raises:
+        ValueError: If a dataset cannot be read, or a training fails on its input.
+    """
+    folder = Path(folder)
+    datasets = {source.name: source.read() for source in study.data}
+    for dataset in datasets.values():
+        dataset.require_titles()
+    runs = list(_runs(study, folder))
+    wanted = {run.folder: run.identity(study, datasets[run.data]) for run in runs}
+    missing = [
+        run
+        for run in runs
+        if (run.name == study.reference or only(run.name))
+        and not _is_done(run.folder, wanted[run.folder])
+    ]
+    say(f"{len(runs)} runs, {len(missing)} of them to do now")
+    options = (study.part, study.cases, progress)
+    groups = {
+        run.group: run for run in missing if not _is_ranked(run.group, study.part, study.cases)
+    }
+    with _pool(jobs) as pool:
+        _wait(
+            {
+                pool.submit(_fit_group, run, datasets[run.data], *options): f"{where} fitted"
+                for where, run in ((_shown(group, folder), run) for group, run in groups.items())
+            },
+            say,
+        )
+    with _pool(jobs) as pool:
+        _wait(
+            {
+                pool.submit(_try, run, wanted[run.folder], *options): _shown(run.folder, folder)
+                for run in missing
+            },
+            say,
+        )
+    results = {}
+    for source in study.data:
+        of_data = [run for run in runs if run.data == source.name]
+        # what was not asked for now is shown where it is there
+        open_ones = {run.name for run in of_data if not _is_done(run.folder, wanted[run.folder])}
+        of_data = [run for run in of_data if run.name not in open_ones]
+        results[source.name] = report(
+            folder / source.name,
+            {run.name: run.settings for run in of_data},
+            {(run.name, run.seed): (run.folder, run.group) for run in of_data},
+            reference=study.reference,
+            seeds=study.seeds,
+            n_bootstrap=n_bootstrap,
+        )
+    return results
+
+
+def _runs(study: Study, folder: Path) -> Iterator[_Run]:
+    for source in study.data:
+        for seed in study.seeds:
+            for variant in study.variants:
+                place = folder / source.name / f"seed-{seed}" / variant.name
+                configs = study.on(variant, source).configs(seed)
+                own = dict(variant.settings)
+                yield _Run(variant.name, source.name, seed, configs, own, place)
+
+
+def _shown(place: Path, folder: Path) -> str:
+    return "/".join(place.relative_to(folder).parts)
+
+
+def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
+    if not (folder / RESULT).exists():
+        return False
+    return read_result(folder)["identity"] == identity
+
+
+def _is_ranked(group: Path, part: str, most: int | None) -> bool:
+    if not (group / RESULT).exists():
+        return False
+    result = read_result(group)
+    return (result["part"], result["cases"]) == (part, most)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Return processes that take one task each: what one needs in memory is not left to others."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(threads,),
+        max_tasks_per_child=1,
+    )
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    os.environ["RAREC_NUM_THREADS"] = str(threads)
+    quiet_libraries()
+
+
+def _wait(tasks: dict[Future[Any], str], say: Callable[[str], None]) -> None:
+    """Say what is done as it is done; an error ends the others that have not begun."""
+    try:
+        for number, task in enumerate(as_completed(tasks), start=1):
+            said = task.result()
+            say(f"  {number} of {len(tasks)}: {tasks[task]}{f': {said}' if said else ''}")
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _fit_group(
+    run: _Run, dataset: Dataset, part: str, most: int | None, progress: bool
+) -> str | None:
+    """Choose samples and fit ID models, unless they are there, and rank with them."""
+    place = run.group
+    if (place / "config.json").exists():
+        recommender = Recommender.load(place, progress=progress)
+    else:
+        recommender = Recommender(dataset, folder=place, progress=progress)
+    if recommender.selection is None or recommender.selection[0] != run.configs.selection:
+        recommender.select(run.configs.selection)
+    hold_out = run.configs.hold_out
+    if recommender.ids is None or (hold_out and recommender.baseline is None):
+        recommender.fit_ids(run.configs.ids, hold_out=hold_out)
+    ranks = ranks_without_model(recommender, _cases(recommender, part, most))
+    write_ranks(place, ranks, part)
+    facts = {name: recommender.facts[name] for name in ranks if name in recommender.facts}
+    _write(place, {"facts": facts, "part": part, "cases": most})
+    return None
+
+
+def _try(
+    run: _Run, identity: dict[str, Any], part: str, most: int | None, progress: bool
+) -> str | None:
+    """Train and rank one variant, and write what came out; the model itself is not kept."""
+    recommender = Recommender.load(run.group, progress=progress)
+    assert recommender.samples is not None
+    assert recommender.ids is not None
+    config = run.configs.align
+    backbone, tokenizer = config.language_model.load()
+    aligned, trained = align(
+        recommender.dataset,
+        recommender.samples,
+        recommender.ids,
+        backbone,
+        tokenizer,
+        config,
+        checkpoints=run.folder / "checkpoints",
+        progress=progress,
+    )
+    vectors = aligned.item_vectors()
+    validation = _cases(recommender, "validation", most)
+    cases = validation if part == "validation" else _cases(recommender, part, most)
+    strongest = recommender.baseline or recommender.ids
+    fusion = LateFusion(strongest, cases, validation)
+    alone, fused, weight = fusion.ranks(lambda some: aligned.scores(some, vectors))
+    (run.folder / "checkpoints").rmdir()
+    write_ranks(run.folder, {"alone": alone, "fused": fused}, part)
+    seen = recommender.split.train.counts(recommender.dataset.n_items)[cases.targets]
+    _write(
+        run.folder,
+        {
+            "identity": identity,
+            "facts": asdict(trained),
+            "weight": weight,
+            "data": dict(recommender.dataset.description),
+            "target_events": seen.tolist(),
+        },
+    )
+    hits = [float((found.values() <= 100).mean()) for found in (alone, fused)]
+    return f"HR@100 {hits[0]:.3f}, fused {hits[1]:.3f}, {trained.seconds:.0f} s"
+
+
+def _cases(recommender: Recommender, part: str, most: int | None) -> Cases:
+    cases = recommender.split.test if part == "test" else recommender.split.validation
+    if most is None or len(cases) <= most:
+        return cases
+    chosen = np.random.default_rng(_CASES_SEED).permutation(len(cases))[:most]
+    return cases.take(np.sort(chosen))
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")

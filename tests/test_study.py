@@ -1,0 +1,286 @@
+"""Many settings from one file."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rarec.data import ReadOptions
+from rarec.evaluation import Ranks, read_ranks
+from rarec.study import DataSource, Study, Variant, markdown, read_study, run_study, runs
+from rarec.study.report import TAIL, report
+
+FILE = """
+part = "test"
+seeds = [0, 4]
+cases = 30
+
+[data.small]
+source = "somewhere"
+min_user_interactions = 2
+text = ["title", "brand"]
+set.ids.dim = 16
+
+[set]
+ids.max_epochs = 2
+ids.dim = 8
+align.training.max_steps = 3
+
+[levers.titles]
+align.prompts.n_titles = [1, 3]
+
+[variants.paper]
+align.preset = "paper"
+
+[parts.a]
+align.model.layers = 1
+[parts.b]
+selection.fraction = 0.5
+"""
+
+
+def test_a_file_says_what_is_tried(tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text(FILE)
+    study = read_study(file, sources={"small": "elsewhere"})
+    assert (study.part, study.seeds, study.cases) == ("test", (0, 4), 30)
+    (source,) = study.data
+    assert source.source == "elsewhere"
+    assert source.options == ReadOptions(min_user_interactions=2)
+    assert source.columns.text == ("title", "brand")
+    named = {variant.name: study.on(variant, source) for variant in study.variants}
+    assert list(named) == [
+        *("base", "titles=1", "titles=3", "paper"),
+        *("all", "all-but-a", "only-a", "all-but-b", "only-b"),
+    ]
+    base = named["base"].configs(4)
+    # what a dataset sets comes before what all have
+    assert (base.ids.dim, base.ids.max_epochs) == (16, 2)
+    assert {base.ids.seed, base.selection.seed, base.align.seed, base.align.model.seed} == {4}
+    assert base.align.training["max_steps"] == 3
+    assert named["titles=3"].configs(0).align.prompts.n_titles == 3
+    assert named["paper"].configs(0).align.loss.prediction == "bpr"
+    every = named["all"].configs(0)
+    assert (every.align.model.layers, every.selection.fraction) == (1, 0.5)
+    without = named["all-but-a"].configs(0)
+    assert (without.align.model.layers, without.selection.fraction) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "expected a study file"),
+        ("color = 1", r"got \['color'\]"),
+        ("[data.a]", r"data\.a: expected a source"),
+        ("[data.a]\nsource = 'x'\nmin_users = 3", r"data\.a: .*min_users"),
+        ("[data.a]\nsource = 'x'\n[set]\nalign.model.layer = 3", "did you mean 'layers'"),
+        ("[data.a]\nsource = 'x'\n[set]\nalign.model.layers = '3'", "expected layers as int or"),
+        ("[data.a]\nsource = 'x'\n[set]\nlayers = 3", "expected settings of selection, ids or"),
+        ("[data.a]\nsource = 'x'\n[levers.b]\nids.dim = 3", r"levers\.b: .*a list of values"),
+        ("[data.a]\nsource = 'x'\n[variants.base]\nids.dim = 3", r"got \['base'\] twice"),
+        ("[data.a]\nsource = 'x'\n[variants.b]\nalign.preset = 'best'", "preset to be one of"),
+        ("reference = 'c'\n[data.a]\nsource = 'x'", "reference to be one of"),
+        ("part = 'train'\n[data.a]\nsource = 'x'", "part to be one of"),
+        ("seeds = [1, 1]\n[data.a]\nsource = 'x'", "different seeds"),
+        ("cases = 0\n[data.a]\nsource = 'x'", "cases >= 1"),
+        ("", "a dataset and a variant"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path, text, message):
+    file = tmp_path / "study.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_study(file)
+    assert str(raised.value).startswith(str(file))
+
+
+def test_unknown_datasets_are_named(tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text(FILE)
+    with pytest.raises(ValueError, match=r"datasets of \['small'\], got \['big'\]"):
+        read_study(file, sources={"big": "x"})
+    with pytest.raises(ValueError, match=r"got \['big'\]"):
+        read_study(file, data=["big"])
+
+
+class _Now:
+    """Stands for the processes, which would spend their time on imports."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+    def submit(self, function, *arguments):
+        future = runs.Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@pytest.fixture(scope="module")
+def study(planted, tiny_llm):
+    """Return a study of the planted catalogue."""
+    common = {
+        "ids.dim": 8,
+        "ids.max_history": 10,
+        "ids.batch_size": 32,
+        "ids.max_epochs": 3,
+        "selection.fraction": 0.5,
+        "align.llm": str(tiny_llm),
+        "align.training.max_steps": 3,
+        "align.training.per_device_train_batch_size": 16,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataSource, "read", lambda _: planted)
+        yield Study(
+            (DataSource("planted", "nowhere", settings=common),),
+            (
+                Variant("base", {}),
+                Variant("top", {"align.model.layers": 1}),
+                Variant("wide", {"ids.dim": 12}),
+                Variant("known", {"hold_out": False}),
+            ),
+            seeds=(0, 1),
+            cases=40,
+        )
+
+
+@pytest.fixture(scope="module")
+def studied(study, tmp_path_factory):
+    """Return the folder of a finished study, its results and what was said."""
+    folder = tmp_path_factory.mktemp("study")
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_pool", _Now)
+        # one of them first, the others later
+        run_study(study, folder, only=lambda name: name == "base", say=said.append)
+        results = run_study(study, folder, n_bootstrap=200, say=said.append)
+    return folder, results["planted"], said
+
+
+@pytest.mark.slow
+def test_each_variant_has_a_row_alone_and_fused(studied):
+    folder, results, said = studied
+    assert [row["model"] for row in results["rows"]] == [
+        *("popularity", "id", "id_held_out", "base", "base+id", "top", "top+id"),
+        *("wide:id", "wide:id_held_out", "wide", "wide+id", "known:id", "known", "known+id"),
+    ]
+    rows = {row["model"]: row for row in results["rows"]}
+    values = []
+    for seed in (0, 1):
+        ranks, part = read_ranks(folder / "planted" / f"seed-{seed}" / "top")
+        assert part == "validation"
+        assert len(ranks["alone"]) == 40
+        values.append((ranks["fused"].values() <= 10).mean())
+    assert rows["top+id"]["hr@10"] == pytest.approx(np.mean(values))
+    assert rows["top"]["settings"] == {"align.model.layers": 1}
+    assert len(rows["top+id"]["weights"]) == 2
+    assert rows["top"]["trainable_parameters"] < rows["base"]["trainable_parameters"]
+    assert rows["base"]["steps"] == 3
+    assert results["protocol"]["cases"] == 40
+    # samples and ID models are made once for all that share them
+    groups = results["protocol"]["groups"]
+    assert groups["base"] == groups["top"]
+    assert len(set(groups.values())) == 3
+    assert sum("fitted" in line for line in said) == 6
+    # the table has a line for each
+    table = (folder / "planted" / "results.md").read_text()
+    for name in ("popularity", "wide:id", "top"):
+        assert table.count(f"| `{name}` ") == 1
+
+
+@pytest.mark.slow
+def test_everything_is_set_against_the_reference(studied):
+    _, results, _ = studied
+    pairs = {(pair["a"], pair["b"]) for pair in results["paired"]}
+    assert ("top", "base") in pairs
+    assert ("top+id", "base+id") in pairs
+    assert ("id", "base") in pairs
+    assert ("base+id", "id") in pairs
+    for pair in results["paired"]:
+        low, high = pair["ci"]
+        wide_low, wide_high = pair["ci_corrected"]
+        assert wide_low <= low <= high <= wide_high
+
+
+@pytest.mark.slow
+def test_what_has_a_result_is_not_run_again(study, studied):
+    folder, results, said = studied
+    assert said[0] == "8 runs, 2 of them to do now"
+    file = folder / "planted" / "seed-0" / "top" / "result.json"
+    before = file.stat().st_mtime_ns
+    again: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_pool", _Now)
+        second = run_study(study, folder, n_bootstrap=200, say=again.append)
+        assert again == ["8 runs, 0 of them to do now"]
+        assert file.stat().st_mtime_ns == before
+        assert second["planted"]["rows"] == results["rows"]
+        # a result of other settings is none
+        stored = json.loads(file.read_text())
+        stored["identity"]["align"]["model"]["layers"] = 2
+        file.write_text(json.dumps(stored))
+        run_study(study, folder, n_bootstrap=200, say=again.append)
+    assert "8 runs, 1 of them to do now" in again
+
+
+@pytest.mark.slow
+def test_processes_do_it_too(planted, tiny_llm, study, studied, tmp_path):
+    _, results, _ = studied
+    small = Study(study.data, study.variants[:1], seeds=(0, 1), cases=40)
+    said: list[str] = []
+    found = run_study(small, tmp_path, jobs=2, n_bootstrap=200, say=said.append)["planted"]
+    assert sum("HR@100" in line for line in said) == 2
+    first = {row["model"]: row for row in results["rows"]}["base"]
+    second = {row["model"]: row for row in found["rows"]}["base"]
+    assert second["hr@10"] == pytest.approx(first["hr@10"], abs=0.05)
+
+
+def test_cold_targets_and_the_tail_have_columns(tmp_path):
+    ranks = Ranks(np.array([0, 200, 3, 150]), np.zeros(4, int), np.full(4, 300))
+    # HR@100: hit, miss, hit, miss
+    seen = [0, 0, TAIL, TAIL + 1]
+    for place in ("group", "base"):
+        (tmp_path / place).mkdir()
+    runs.write_ranks(tmp_path / "group", {"popularity": ranks, "id": ranks}, "test")
+    runs.write_ranks(tmp_path / "base", {"alone": ranks, "fused": ranks}, "test")
+    facts = {"samples": 3, "seconds": 2.0}
+    runs._write(tmp_path / "group", {"facts": {"id": facts}})
+    identity = {"data": "hash", "part": "test"}
+    runs._write(
+        tmp_path / "base",
+        {
+            "identity": identity,
+            "facts": facts,
+            "weight": 2.0,
+            "data": {},
+            "target_events": seen,
+        },
+    )
+    results = report(
+        tmp_path / "out",
+        {"base": {}},
+        {("base", 0): (tmp_path / "base", tmp_path / "group")},
+        reference="base",
+        seeds=[0],
+        n_bootstrap=20,
+    )
+    row = results["rows"][-1]
+    assert (row["cold_hr@100"], row["tail_hr@100"]) == (0.5, 1.0)
+    assert results["protocol"]["cold"] == 2
+    assert results["protocol"]["tail"] == 1
+    line = next(one for one in markdown(results).splitlines() if one.startswith("| `base` "))
+    assert "| 0.500 | 1.000 | 2 | 2 |" in line
+
+
+def test_data_without_titles_is_refused_before_any_work(planted, study, tmp_path, monkeypatch):
+    bare = replace(planted, titles=[""] * planted.n_items)
+    monkeypatch.setattr(DataSource, "read", lambda _: bare)
+    with pytest.raises(ValueError, match="title"):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
