@@ -26,6 +26,8 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        id_dropout: Share of entities that are read as cold ones in training, all their ID vectors
+            left out: drawn anew in each batch.
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -43,6 +45,7 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    id_dropout: float = 0.0
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -69,6 +72,8 @@ class ModelConfig:
         for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
         if self.placement == "inputs" and self.layers is not None:
             raise ValueError(
                 f"expected layers with placement 'layers' alone, got {self.layers} with 'inputs'"

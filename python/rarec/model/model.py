@@ -106,15 +106,29 @@ class RARec(nn.Module):
     ) -> Tensor:
         """Return `[B, H]` float32: representations of users or items; unit length if cosine.
 
-        Entities without an ID vector are read with the learnable vectors alone.
+        Entities without an ID vector are read with the learnable vectors alone. In training some
+        of the others are too (`config.id_dropout`).
 
         Args:
             tower: Of the batch.
             batch: B users or items.
             prepared: What `prepare` gave for the tower as it is now; no gradients go there.
         """
+        if self.training:
+            batch = self._disturbed(batch)
+        return self._read(tower, batch, prepared)
+
+    def _disturbed(self, batch: EntityBatch) -> EntityBatch:
+        """Return the batch as training reads it, drawn from the generator of torch for the CPU."""
+        config, vectors = self.model_config, batch.id_vectors
+        if vectors is None or not config.id_dropout:
+            return batch
+        kept = (torch.rand(len(batch)) >= config.id_dropout).to(vectors.device)
+        return replace(batch, has_id=kept if batch.has_id is None else batch.has_id & kept)
+
+    def _read(self, tower: Tower, batch: EntityBatch, prepared: PreparedPrefixes | None) -> Tensor:
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
-            return self._encode_mixed(tower, batch, batch.has_id, prepared)
+            return self._read_mixed(tower, batch, batch.has_id, prepared)
         vectors = batch.id_vectors if tower.id_dim else None
         given: dict[str, Any] = {"lower": batch.lower}
         if prepared is not None:
@@ -145,7 +159,7 @@ class RARec(nn.Module):
         projector, bias = tower.projections() or (None, None)
         return self.backbone.prepare(tower.shared_prompts(), projector, bias, n_vectors=n_vectors)
 
-    def _encode_mixed(
+    def _read_mixed(
         self,
         tower: Tower,
         batch: EntityBatch,
@@ -154,14 +168,14 @@ class RARec(nn.Module):
     ) -> Tensor:
         warm = replace(batch, has_id=None)
         if bool(has_id.all()):
-            return self.encode(tower, warm, prepared)
+            return self._read(tower, warm, prepared)
         cold = replace(warm, id_vectors=None)
         if not bool(has_id.any()):
-            return self.encode(tower, cold, prepared)
+            return self._read(tower, cold, prepared)
         parts = torch.cat(
             [
-                self.encode(tower, warm.take(has_id), prepared),
-                self.encode(tower, cold.take(~has_id), prepared),
+                self._read(tower, warm.take(has_id), prepared),
+                self._read(tower, cold.take(~has_id), prepared),
             ]
         )
         order = torch.cat([has_id.nonzero()[:, 0], (~has_id).nonzero()[:, 0]])

@@ -1,0 +1,113 @@
+"""What a model's settings change in training and in reading: values and gradients."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rarec.backbone import load_backbone
+from rarec.encoding import Entities, encode
+from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.prompts import Tokens
+
+USER_DIM, ITEM_DIM = 6, 5
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_llm):
+    return load_backbone(str(tiny_llm), device="cpu")[0]
+
+
+def model(backbone, **changes) -> RARec:
+    config = ModelConfig(prefix_length=3, **changes)
+    return RARec(backbone, user_id_dim=USER_DIM, item_id_dim=ITEM_DIM, config=config)
+
+
+def users(n: int = 8, n_vectors: int = 2) -> EntityBatch:
+    generator = torch.Generator().manual_seed(n)
+    ids = torch.randint(4, 12, (n, 6), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 3:] = 0
+    return EntityBatch(ids, mask, torch.randn(n, n_vectors, USER_DIM, generator=generator))
+
+
+def gradients(towers: RARec) -> dict[str, torch.Tensor]:
+    """Return the gradients of the users' tower, which are taken away from it."""
+    found = {}
+    for name, weight in towers.user.named_parameters():
+        assert weight.grad is not None, name
+        found[name], weight.grad = weight.grad, None
+    return found
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_ids_left_out_in_training_are_read_as_cold(backbone, cold):
+    towers = model(backbone, id_dropout=0.5)
+    batch = users()
+    if cold:
+        batch = dataclasses.replace(batch, has_id=torch.arange(8) != 3)
+    torch.manual_seed(1)
+    kept = torch.rand(8) >= 0.5
+    assert 0 < kept.sum() < 8
+    if cold:
+        kept[3] = False
+    torch.manual_seed(1)
+    states = towers.encode(towers.user, batch)
+    states.square().mul(torch.arange(32)).sum().backward()
+    found = gradients(towers)
+    plain = model(backbone)
+    expected = plain.encode(plain.user, dataclasses.replace(batch, has_id=kept))
+    expected.square().mul(torch.arange(32)).sum().backward()
+    torch.testing.assert_close(states, expected)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_ids_are_left_out_as_often_as_asked_and_anew_each_time(backbone):
+    towers = model(backbone, id_dropout=0.3)
+    batch = users(500)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = [towers.encode(towers.user, batch) for _ in range(2)]
+        cold = model(backbone).encode(
+            towers.user, EntityBatch(batch.input_ids, batch.attention_mask)
+        )
+    left_out = [torch.isclose(states, cold, atol=1e-6).all(dim=1) for states in drawn]
+    assert not torch.equal(*left_out)
+    for mask in left_out:
+        assert 0.24 < mask.float().mean() < 0.36
+
+
+@pytest.mark.parametrize("changes", [{"id_dropout": 0.9}])
+def test_nothing_is_drawn_outside_of_training(backbone, changes):
+    batch = users()
+    towers, plain = model(backbone, **changes), model(backbone)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    # a model in training is put into evaluation to encode a table
+    ids, _ = batch.input_ids, batch.attention_mask
+    tokens = Tokens(torch.arange(9).numpy() * 6, ids.flatten().int().numpy(), padding_id=0)
+    assert batch.id_vectors is not None
+    entities = Entities(tokens, batch.id_vectors.numpy())
+    table = encode(towers, towers.user, entities)
+    torch.testing.assert_close(
+        torch.from_numpy(table),
+        torch.from_numpy(encode(plain, plain.user, entities)),
+        rtol=0,
+        atol=0,
+    )
+    plain.train()
+    plain.encode(plain.user, batch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id_dropout": 1.0}, "0 <= id_dropout < 1, got 1.0"),
+        ({"id_dropout": -0.1}, "0 <= id_dropout < 1, got -0.1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**changes)
