@@ -78,7 +78,35 @@ def test_ids_are_left_out_as_often_as_asked_and_anew_each_time(backbone):
         assert 0.24 < mask.float().mean() < 0.36
 
 
-@pytest.mark.parametrize("changes", [{"id_dropout": 0.9}])
+def test_noise_of_training_goes_by_the_size_of_the_vectors(backbone):
+    batch = users(400)
+    vectors = 30 * batch.id_vectors
+    batch = dataclasses.replace(batch, id_vectors=vectors)
+    towers = model(backbone, id_noise=0.2)
+    towers.user.set_id_scale(vectors)
+    read = []
+    project = towers.user.project
+    towers.user.project = lambda given: read.append(given) or project(given)  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    states = towers.encode(towers.user, batch)
+    (noisy,) = read
+    noise = noisy - vectors
+    torch.testing.assert_close(
+        noise.std() / vectors.square().mean().sqrt(), torch.tensor(0.2), rtol=0.05, atol=0
+    )
+    assert abs(float(noise.mean())) < 0.3
+    # and what is read is what a model without noise makes of the noisy vectors
+    plain = model(backbone)
+    plain.user.set_id_scale(vectors)
+    expected = plain.encode(plain.user, dataclasses.replace(batch, id_vectors=noisy))
+    torch.testing.assert_close(states, expected)
+    for found in (states, expected):
+        found.mul(torch.arange(32)).sum().backward()
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(towers.user.get_parameter(name).grad, gradient)
+
+
+@pytest.mark.parametrize("changes", [{"id_dropout": 0.9}, {"id_noise": 1.0}])
 def test_nothing_is_drawn_outside_of_training(backbone, changes):
     batch = users()
     towers, plain = model(backbone, **changes), model(backbone)
@@ -106,6 +134,8 @@ def test_nothing_is_drawn_outside_of_training(backbone, changes):
     [
         ({"id_dropout": 1.0}, "0 <= id_dropout < 1, got 1.0"),
         ({"id_dropout": -0.1}, "0 <= id_dropout < 1, got -0.1"),
+        ({"id_noise": -0.1}, "id_noise >= 0, got -0.1"),
+        ({"id_noise": float("nan")}, "id_noise >= 0, got nan"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):

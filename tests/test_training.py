@@ -174,7 +174,7 @@ def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
 # 53 samples: an epoch has three batches, so the training is stopped in a later one
 @pytest.mark.parametrize(
     ("n_samples", "options"),
-    [(1080, {}), (53, {}), (53, {"layers": 1}), (53, {"id_dropout": 0.4})],
+    [(1080, {}), (53, {}), (53, {"layers": 1}), (53, {"id_dropout": 0.4, "id_noise": 0.1})],
 )
 def test_resumed_is_the_same_as_uninterrupted(
     llm, planted, tmp_path, n_samples, options, accumulated

@@ -28,6 +28,8 @@ class ModelConfig:
             trained: the ID vectors raw.
         id_dropout: Share of entities that are read as cold ones in training, all their ID vectors
             left out: drawn anew in each batch.
+        id_noise: Standard deviation of the Gaussian noise added to ID vectors in training, as a
+            multiple of their root mean square. The alignment loss reads them without it.
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -46,6 +48,7 @@ class ModelConfig:
     use_ids: bool = True
     projector: str = "layers"
     id_dropout: float = 0.0
+    id_noise: float = 0.0
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -74,6 +77,9 @@ class ModelConfig:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
         if not 0 <= self.id_dropout < 1:
             raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
+        # not `<`: a nan is refused too
+        if not self.id_noise >= 0:
+            raise ValueError(f"expected id_noise >= 0, got {self.id_noise}")
         if self.placement == "inputs" and self.layers is not None:
             raise ValueError(
                 f"expected layers with placement 'layers' alone, got {self.layers} with 'inputs'"

@@ -107,7 +107,7 @@ class RARec(nn.Module):
         """Return `[B, H]` float32: representations of users or items; unit length if cosine.
 
         Entities without an ID vector are read with the learnable vectors alone. In training some
-        of the others are too (`config.id_dropout`).
+        of the others are too (`config.id_dropout`), and vectors have noise (`config.id_noise`).
 
         Args:
             tower: Of the batch.
@@ -115,16 +115,22 @@ class RARec(nn.Module):
             prepared: What `prepare` gave for the tower as it is now; no gradients go there.
         """
         if self.training:
-            batch = self._disturbed(batch)
+            batch = self._disturbed(tower, batch)
         return self._read(tower, batch, prepared)
 
-    def _disturbed(self, batch: EntityBatch) -> EntityBatch:
+    def _disturbed(self, tower: Tower, batch: EntityBatch) -> EntityBatch:
         """Return the batch as training reads it, drawn from the generator of torch for the CPU."""
         config, vectors = self.model_config, batch.id_vectors
-        if vectors is None or not config.id_dropout:
+        if vectors is None or not tower.id_dim:
             return batch
-        kept = (torch.rand(len(batch)) >= config.id_dropout).to(vectors.device)
-        return replace(batch, has_id=kept if batch.has_id is None else batch.has_id & kept)
+        has_id = batch.has_id
+        if config.id_dropout:
+            kept = (torch.rand(len(batch)) >= config.id_dropout).to(vectors.device)
+            has_id = kept if has_id is None else has_id & kept
+        if config.id_noise:
+            noise = torch.randn(vectors.shape).to(vectors)
+            vectors = vectors + config.id_noise * tower.id_scale * noise
+        return replace(batch, id_vectors=vectors, has_id=has_id)
 
     def _read(self, tower: Tower, batch: EntityBatch, prepared: PreparedPrefixes | None) -> Tensor:
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
