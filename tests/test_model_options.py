@@ -129,11 +129,69 @@ def test_nothing_is_drawn_outside_of_training(backbone, changes):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+GATED = {"gate": True}
+
+
+@pytest.mark.parametrize("projector", ["layers", "shared", "fixed"])
+def test_a_gate_multiplies_what_a_layer_has_of_ids(backbone, projector):
+    plain = model(backbone, projector=projector).user
+    tower = model(backbone, projector=projector, gate=True).user
+    vectors = users().id_vectors
+    assert vectors is not None
+    expected = plain.project(vectors)
+    assert torch.equal(tower.project(vectors), expected)
+    gate = torch.tensor([0.5, -3.0])
+    with torch.no_grad():
+        tower.gate.copy_(gate)
+    torch.testing.assert_close(tower.project(vectors), expected * gate[:, None, None, None])
+    both = plain.soft_prompts(vectors) * 5  # 3 learnable vectors, 2 of IDs
+    ungated = plain.shared_prompts().sum(dim=1)
+    torch.testing.assert_close(
+        tower.soft_prompts(vectors) * 5,
+        ungated + (both - ungated) * gate[:, None],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    weight = torch.randn(expected.shape)
+    (tower.project(vectors) * weight).sum().backward()
+    torch.testing.assert_close(tower.gate.grad, (expected * weight).sum(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        GATED,
+        {**GATED, "layers": 1},
+        {**GATED, "projector": "shared"},
+        {**GATED, "projector": "fixed"},
+    ],
+)
+def test_prepared_and_plain_reading_agree_and_survive_the_disk(backbone, tmp_path, changes):
+    towers = model(backbone, **changes)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in towers.user.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    towers.eval().save_pretrained(tmp_path / "model")
+    back = RARec.from_pretrained(tmp_path / "model", backbone=backbone)
+    batch = dataclasses.replace(users(), has_id=torch.arange(8) != 3)
+    with torch.no_grad():
+        expected = towers.encode(towers.user, batch)
+        assert torch.equal(back.encode(back.user, batch), expected)
+        for n_vectors in (1, 10**6):
+            prepared = towers.prepare(towers.user, n_vectors)
+            assert prepared is not None
+            assert (prepared.layers[0].folded is None) == (n_vectors == 1)
+            read = towers.encode(towers.user, batch, prepared)
+            torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"id_dropout": 1.0}, "0 <= id_dropout < 1, got 1.0"),
         ({"id_dropout": -0.1}, "0 <= id_dropout < 1, got -0.1"),
+        ({"gate": 1}, "gate to be True or False, got 1"),
         ({"id_noise": -0.1}, "id_noise >= 0, got -0.1"),
         ({"id_noise": float("nan")}, "id_noise >= 0, got nan"),
     ],

@@ -26,6 +26,7 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        gate: Multiply what each layer has of ID vectors by a learned number, 1 at the start.
         id_dropout: Share of entities that are read as cold ones in training, all their ID vectors
             left out: drawn anew in each batch.
         id_noise: Standard deviation of the Gaussian noise added to ID vectors in training, as a
@@ -47,6 +48,7 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    gate: bool = False
     id_dropout: float = 0.0
     id_noise: float = 0.0
     tune: str = "none"
@@ -75,6 +77,8 @@ class ModelConfig:
         for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if type(self.gate) is not bool:
+            raise ValueError(f"expected gate to be True or False, got {self.gate!r}")
         if not 0 <= self.id_dropout < 1:
             raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
         # not `<`: a nan is refused too
@@ -84,9 +88,9 @@ class ModelConfig:
             raise ValueError(
                 f"expected layers with placement 'layers' alone, got {self.layers} with 'inputs'"
             )
-        trains_projector = self.use_ids and self.projector != "fixed"
+        trains_projector = self.use_ids and (self.projector != "fixed" or self.gate)
         if self.tune == "none" and not self.prefix_length and not trains_projector:
             raise ValueError(
-                "expected something to train: a prefix, a projector of ID vectors, or the "
-                "language model; got none"
+                "expected something to train: a prefix, a projector or gate of ID vectors, "
+                "or the language model; got none"
             )

@@ -20,6 +20,8 @@ _START = 0.25
 class Tower(nn.Module):
     """Soft prompts of users or items: `d[l] = concat(c[l], W[l] e + b[l])` (DESIGN.md section 1).
 
+    With a gate the second part is multiplied by a learned number of the layer.
+
     Args:
         state_sizes: `[L]` root mean square of the states at each place a soft prompt stands:
             prompts of all layers start alike beside them, and learn alike.
@@ -53,6 +55,8 @@ class Tower(nn.Module):
         if not id_dim:
             return
         self.register_buffer("id_scale", torch.ones(()))
+        if config.gate:
+            self.gate = nn.Parameter(torch.ones(n_layers))
         if config.projector == "fixed":
             rotation = torch.empty(hidden_size, id_dim)
             nn.init.orthogonal_(rotation, generator=generator)
@@ -83,14 +87,18 @@ class Tower(nn.Module):
         scaled = id_vectors.to(self.projector.dtype) / self.id_scale
         projected = torch.einsum("bke,lhe->lbkh", scaled, self.projector)
         projected = projected + self.projector_bias[:, None, None]
-        return projected.expand(self.n_layers, -1, -1, -1) * self.scale[:, None, None, None]
+        return projected.expand(self.n_layers, -1, -1, -1) * self._sizes()[:, None, None, None]
 
     def projections(self) -> tuple[Tensor, Tensor] | None:
         """Return `[L, H, E]` and `[L, H]`: what `project` multiplies and adds; None without IDs."""
         if not self.id_dim:
             return None
-        scale = self.scale[:, None, None]
-        return self.projector / self.id_scale * scale, self.projector_bias * scale[..., 0]
+        sizes = self._sizes()[:, None]
+        return self.projector / self.id_scale * sizes[..., None], self.projector_bias * sizes
+
+    def _sizes(self) -> Tensor:
+        """Return `[L]`: what each layer's projection is multiplied by."""
+        return self.scale * self.gate if hasattr(self, "gate") else self.scale
 
     def soft_prompts(self, id_vectors: Tensor) -> Tensor:
         """Return `[B, L, H]`: the mean of `d[l]`, for the alignment loss.
