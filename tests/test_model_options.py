@@ -7,7 +7,7 @@ import torch
 
 from rarec.backbone import load_backbone
 from rarec.encoding import Entities, encode
-from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.model import EntityBatch, ModelConfig, RARec, Tower
 from rarec.prompts import Tokens
 
 USER_DIM, ITEM_DIM = 6, 5
@@ -130,6 +130,7 @@ def test_nothing_is_drawn_outside_of_training(backbone, changes):
 
 
 GATED = {"gate": True}
+LOW = {"projector_rank": 2}
 
 
 @pytest.mark.parametrize("projector", ["layers", "shared", "fixed"])
@@ -157,9 +158,52 @@ def test_a_gate_multiplies_what_a_layer_has_of_ids(backbone, projector):
     torch.testing.assert_close(tower.gate.grad, (expected * weight).sum(dim=(1, 2, 3)))
 
 
+@pytest.mark.parametrize("projector", ["layers", "shared"])
+def test_projectors_of_low_rank_are_products(backbone, projector):
+    tower = model(backbone, projector=projector, projector_rank=2).user
+    vectors = users().id_vectors
+    assert vectors is not None
+    assert not hasattr(tower, "projector")
+    product = torch.einsum("lhr,lre->lhe", tower.projector_out, tower.projector_in)
+    assert product.shape == (2 if projector == "layers" else 1, 32, USER_DIM)
+    assert torch.linalg.matrix_rank(product).tolist() == [2] * len(product)
+    full = model(backbone, projector=projector).user
+    with torch.no_grad():
+        full.projector.copy_(product)
+    projected, expected = tower.project(vectors), full.project(vectors)
+    torch.testing.assert_close(projected, expected)
+    weight = torch.randn(expected.shape)
+    for found in (projected, expected):
+        (found * weight).sum().backward()
+    assert full.projector.grad is not None
+    through = torch.einsum("lhe,lre->lhr", full.projector.grad, tower.projector_in)
+    torch.testing.assert_close(tower.projector_out.grad, through, rtol=1e-4, atol=1e-5)
+    through = torch.einsum("lhe,lhr->lre", full.projector.grad, tower.projector_out)
+    torch.testing.assert_close(tower.projector_in.grad, through, rtol=1e-4, atol=1e-5)
+
+
+def test_projectors_of_any_rank_start_alike():
+    sizes = []
+    for rank in (None, 1, 8, 32):
+        config = ModelConfig(projector_rank=rank)
+        tower = Tower(torch.ones(40), 48, 32, config, torch.Generator().manual_seed(0))
+        matrices, _ = tower.projections() or (torch.zeros(()), None)
+        sizes.append(matrices.square().mean())
+    torch.testing.assert_close(torch.stack(sizes), sizes[0].expand(4), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("rank", [6, 7])
+def test_a_rank_no_matrix_can_have_is_refused(backbone, rank):
+    # the users' vectors have 6 numbers, the items' 5
+    with pytest.raises(ValueError, match=f"projector_rank <= {rank - 1} .* got {rank}"):
+        model(backbone, projector_rank=rank)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        LOW,
+        {**LOW, "projector": "shared", "gate": True},
         GATED,
         {**GATED, "layers": 1},
         {**GATED, "projector": "shared"},
@@ -191,6 +235,8 @@ def test_prepared_and_plain_reading_agree_and_survive_the_disk(backbone, tmp_pat
     [
         ({"id_dropout": 1.0}, "0 <= id_dropout < 1, got 1.0"),
         ({"id_dropout": -0.1}, "0 <= id_dropout < 1, got -0.1"),
+        ({"projector_rank": 0}, "projector_rank >= 1, got 0"),
+        ({"projector_rank": 2, "projector": "fixed"}, "trained projector alone, got 2"),
         ({"gate": 1}, "gate to be True or False, got 1"),
         ({"id_noise": -0.1}, "id_noise >= 0, got -0.1"),
         ({"id_noise": float("nan")}, "id_noise >= 0, got nan"),

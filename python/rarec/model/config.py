@@ -26,6 +26,8 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        projector_rank: Each projector is the product of two matrices of this rank; None for one
+            matrix of any rank.
         gate: Multiply what each layer has of ID vectors by a learned number, 1 at the start.
         id_dropout: Share of entities that are read as cold ones in training, all their ID vectors
             left out: drawn anew in each batch.
@@ -48,6 +50,7 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    projector_rank: int | None = None
     gate: bool = False
     id_dropout: float = 0.0
     id_noise: float = 0.0
@@ -70,13 +73,23 @@ class ModelConfig:
                 raise ValueError(
                     f"expected {name} to be one of {list(known)}, got {getattr(self, name)!r}"
                 )
-        for name, least in (("layers", 1), ("prefix_length", 0), ("lora_rank", 1)):
+        for name, least in (
+            ("layers", 1),
+            ("prefix_length", 0),
+            ("lora_rank", 1),
+            ("projector_rank", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
         for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if self.projector_rank is not None and self.projector == "fixed":
+            raise ValueError(
+                "expected projector_rank with a trained projector alone, "
+                f"got {self.projector_rank} with 'fixed'"
+            )
         if type(self.gate) is not bool:
             raise ValueError(f"expected gate to be True or False, got {self.gate!r}")
         if not 0 <= self.id_dropout < 1:

@@ -1,7 +1,8 @@
 """The trained part of one side: what turns ID vectors into soft prompts.
 
-Axes: B batch, L layers that take a prefix (1 where it stands before the text), H hidden size,
-E width of the ID vectors, K ID tokens of an entity, P learnable vectors.
+Axes: B batch, L layers that take a prefix (1 where it stands before the text), M projectors (L, or
+1 for all layers), H hidden size, E width of the ID vectors, R rank of the projectors, K ID tokens
+of an entity, P learnable vectors.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class Tower(nn.Module):
         id_dim: E; 0 builds no projectors.
         config: Which projectors, and P.
         generator: Of the start values.
+
+    Raises:
+        ValueError: If projectors are to have a higher rank than their sides allow.
     """
 
     id_scale: Tensor
@@ -66,7 +70,21 @@ class Tower(nn.Module):
             self.register_buffer("projector_bias", torch.zeros(1, hidden_size))
             return
         n_projectors = 1 if config.projector == "shared" else n_layers
-        self.projector = normal(n_projectors, hidden_size, id_dim, std=_START / math.sqrt(id_dim))
+        rank = config.projector_rank
+        if rank is None:
+            std = _START / math.sqrt(id_dim)
+            self.projector = normal(n_projectors, hidden_size, id_dim, std=std)
+        else:
+            if rank > min(hidden_size, id_dim):
+                raise ValueError(
+                    f"expected projector_rank <= {min(hidden_size, id_dim)} for projectors from "
+                    f"{id_dim} to {hidden_size}, got {rank}"
+                )
+            # their product has the size that one matrix starts at
+            self.projector_out = normal(
+                n_projectors, hidden_size, rank, std=_START / math.sqrt(rank)
+            )
+            self.projector_in = normal(n_projectors, rank, id_dim, std=1 / math.sqrt(id_dim))
         self.projector_bias = nn.Parameter(torch.zeros(n_projectors, hidden_size))
 
     @torch.no_grad()
@@ -84,8 +102,9 @@ class Tower(nn.Module):
         Args:
             id_vectors: `[B, K, E]`.
         """
-        scaled = id_vectors.to(self.projector.dtype) / self.id_scale
-        projected = torch.einsum("bke,lhe->lbkh", scaled, self.projector)
+        matrices = self._matrices()
+        scaled = id_vectors.to(matrices.dtype) / self.id_scale
+        projected = torch.einsum("bke,lhe->lbkh", scaled, matrices)
         projected = projected + self.projector_bias[:, None, None]
         return projected.expand(self.n_layers, -1, -1, -1) * self._sizes()[:, None, None, None]
 
@@ -94,7 +113,13 @@ class Tower(nn.Module):
         if not self.id_dim:
             return None
         sizes = self._sizes()[:, None]
-        return self.projector / self.id_scale * sizes[..., None], self.projector_bias * sizes
+        return self._matrices() / self.id_scale * sizes[..., None], self.projector_bias * sizes
+
+    def _matrices(self) -> Tensor:
+        """Return `[M, H, E]`: `W` of each projector."""
+        if hasattr(self, "projector_out"):
+            return self.projector_out @ self.projector_in
+        return self.projector
 
     def _sizes(self) -> Tensor:
         """Return `[L]`: what each layer's projection is multiplied by."""
