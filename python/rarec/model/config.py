@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PLACEMENTS = ("layers", "inputs")
+PROJECTOR_STARTS = ("random", "ridge")
 PROJECTORS = ("layers", "shared", "fixed")
 SIMILARITIES = ("cosine", "dot")
 TUNED = ("none", "lora", "full")
@@ -26,6 +27,8 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        projector_start: `random`; or `ridge`, the ridge regression of the texts' states in each
+            layer on the ID vectors, made by `rarec.recommender` before training.
         projector_rank: Each projector is the product of two matrices of this rank; None for one
             matrix of any rank.
         gate: Multiply what each layer has of ID vectors by a learned number, 1 at the start.
@@ -50,6 +53,7 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    projector_start: str = "random"
     projector_rank: int | None = None
     gate: bool = False
     id_dropout: float = 0.0
@@ -66,6 +70,7 @@ class ModelConfig:
         for name, known in (
             ("placement", PLACEMENTS),
             ("projector", PROJECTORS),
+            ("projector_start", PROJECTOR_STARTS),
             ("tune", TUNED),
             ("similarity", SIMILARITIES),
         ):
@@ -85,6 +90,11 @@ class ModelConfig:
         for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if self.projector_start != "random" and self.projector == "fixed":
+            raise ValueError(
+                "expected projector_start with a trained projector alone, "
+                f"got {self.projector_start!r} with 'fixed'"
+            )
         if self.projector_rank is not None and self.projector == "fixed":
             raise ValueError(
                 "expected projector_rank with a trained projector alone, "

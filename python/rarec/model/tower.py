@@ -115,6 +115,42 @@ class Tower(nn.Module):
         sizes = self._sizes()[:, None]
         return self._matrices() / self.id_scale * sizes[..., None], self.projector_bias * sizes
 
+    @property
+    def prompt_sizes(self) -> Tensor:
+        """`[L]`: root mean square of the soft prompts that training starts with, about."""
+        return _START * self.scale
+
+    @torch.no_grad()
+    def set_projections(self, weight: Tensor, bias: Tensor) -> None:
+        """Let `project` multiply by a weight and add a bias from now on.
+
+        One projector for all layers takes the mean over them, each in the size of its states. Of
+        the weight a projector of low rank keeps the part with the largest singular values.
+
+        Args:
+            weight: `[L, H, E]`.
+            bias: `[L, H]`.
+
+        Raises:
+            ValueError: If the tower has no projector that is trained.
+        """
+        if not isinstance(getattr(self, "projector_bias", None), nn.Parameter):
+            raise ValueError("expected a tower with a trained projector, got none")
+        sizes = self._sizes()[:, None]
+        weight = weight.to(sizes) * self.id_scale / sizes[..., None]
+        bias = bias.to(sizes) / sizes
+        if len(self.projector_bias) < self.n_layers:
+            weight, bias = weight.mean(dim=0, keepdim=True), bias.mean(dim=0, keepdim=True)
+        self.projector_bias.copy_(bias)
+        if not hasattr(self, "projector_out"):
+            self.projector.copy_(weight)
+            return
+        left, singular, right = torch.linalg.svd(weight, full_matrices=False)
+        rank = self.projector_in.shape[1]
+        root = singular[:, :rank].sqrt()
+        self.projector_out.copy_(left[:, :, :rank] * root[:, None])
+        self.projector_in.copy_(root[..., None] * right[:, :rank])
+
     def _matrices(self) -> Tensor:
         """Return `[M, H, E]`: `W` of each projector."""
         if hasattr(self, "projector_out"):
