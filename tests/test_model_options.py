@@ -80,6 +80,7 @@ def test_ids_are_left_out_as_often_as_asked_and_anew_each_time(backbone):
 
 def test_noise_of_training_goes_by_the_size_of_the_vectors(backbone):
     batch = users(400)
+    assert batch.id_vectors is not None
     vectors = 30 * batch.id_vectors
     batch = dataclasses.replace(batch, id_vectors=vectors)
     towers = model(backbone, id_noise=0.2)
@@ -202,6 +203,7 @@ def test_a_rank_no_matrix_can_have_is_refused(backbone, rank):
 @pytest.mark.parametrize(
     "changes",
     [
+        {"pool": "attention"},
         LOW,
         {**LOW, "projector": "shared", "gate": True},
         GATED,
@@ -230,6 +232,53 @@ def test_prepared_and_plain_reading_agree_and_survive_the_disk(backbone, tmp_pat
             torch.testing.assert_close(read, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("placement", ["layers", "inputs"])
+def test_a_learned_query_pools_the_states_of_each_text(backbone, placement):
+    towers = model(backbone, pool="attention", placement=placement, similarity="dot")
+    plain = model(backbone, placement=placement, similarity="dot")
+    assert towers.n_trainable() == plain.n_trainable() + 2 * 32
+    batch = users()
+    # no weights at the start: the mean of the text, in the padding nothing
+    torch.testing.assert_close(towers.encode(towers.user, batch), plain.encode(plain.user, batch))
+    kept = []
+    read = backbone.last_hidden_states
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            backbone,
+            "last_hidden_states",
+            lambda *given, **keywords: kept.append(read(*given, **keywords)) or kept[-1],
+        )
+        with torch.no_grad():
+            towers.user.query.copy_(torch.linspace(-3, 3, 32))
+        pooled = towers.encode(towers.user, batch)
+    states = kept[-1]
+    expected = []
+    for text, mask in zip(states, batch.attention_mask, strict=True):
+        tokens = text[mask.bool()]
+        weights = torch.softmax(tokens @ towers.user.query / 32**0.5, dim=0)
+        expected.append((weights[:, None] * tokens).sum(dim=0))
+    torch.testing.assert_close(pooled, torch.stack(expected))
+    weight = torch.randn(pooled.shape)
+    (given,) = torch.autograd.grad((pooled * weight).sum(), towers.user.query, retain_graph=True)
+    (wanted,) = torch.autograd.grad((torch.stack(expected) * weight).sum(), towers.user.query)
+    torch.testing.assert_close(given, wanted)
+    assert given.abs().max() > 0
+
+
+def test_a_query_alone_can_be_trained(backbone):
+    config = ModelConfig(prefix_length=0, use_ids=False, pool="attention")
+    towers = RARec(backbone, user_id_dim=USER_DIM, item_id_dim=ITEM_DIM, config=config)
+    towers.encode(towers.user, users())[:, 0].sum().backward()
+    assert towers.user.query.grad is not None
+    assert towers.user.query.grad.abs().max() > 0
+
+
+def test_a_text_without_tokens_pools_to_numbers():
+    config = ModelConfig(pool="attention")
+    tower = Tower(torch.ones(2), 4, 0, config, torch.Generator())
+    assert tower.pool(torch.ones(1, 3, 4), torch.zeros(1, 3)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -237,6 +286,7 @@ def test_prepared_and_plain_reading_agree_and_survive_the_disk(backbone, tmp_pat
         ({"id_dropout": -0.1}, "0 <= id_dropout < 1, got -0.1"),
         ({"projector_rank": 0}, "projector_rank >= 1, got 0"),
         ({"projector_rank": 2, "projector": "fixed"}, "trained projector alone, got 2"),
+        ({"pool": "mean"}, "pool to be one of"),
         ({"gate": 1}, "gate to be True or False, got 1"),
         ({"id_noise": -0.1}, "id_noise >= 0, got -0.1"),
         ({"id_noise": float("nan")}, "id_noise >= 0, got nan"),

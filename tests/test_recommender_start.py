@@ -9,6 +9,7 @@ from rarec.backbone import load_backbone
 from rarec.ids import GivenIDs
 from rarec.model import ModelConfig, RARec, ridge
 from rarec.recommender import start
+from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.alignment import align
 from rarec.recommender.configs import AlignConfig
 from rarec.selection import training_samples
@@ -138,6 +139,11 @@ def ids_of(planted) -> GivenIDs:
     return GivenIDs(vectors, known, users, known_users)
 
 
+def trained(llm, planted, samples, ids, config) -> AlignedModel:
+    backbone, tokenizer = llm
+    return align(planted, samples, ids, backbone, tokenizer, config)[0]
+
+
 @pytest.mark.parametrize("alignment", [0.0, 0.1])
 @pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("most", [4096, 25])
@@ -151,7 +157,7 @@ def test_training_starts_at_the_regression(llm, planted, monkeypatch, alignment,
         training={"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-12},
         seed=3,
     )
-    aligned, _ = align(planted, samples, ids, *llm, config)
+    aligned = trained(llm, planted, samples, ids, config)
     prefixes = samples.prefixes(50)
     users, items = aligned.user_entities(prefixes, samples.users), aligned.item_entities()
     # item 0 has no title
@@ -186,12 +192,12 @@ def test_users_with_several_vectors_start_at_the_regression_on_their_mean(llm, p
         model=ModelConfig(projector_start="ridge"),
         training={"max_steps": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-12},
     )
-    single, _ = align(planted, samples, ids, *llm, config)
+    single = trained(llm, planted, samples, ids, config)
     apart = np.random.default_rng(2).normal(size=(planted.n_users, 1, E)).astype(np.float32)
     assert ids.user_table is not None
     both = np.concatenate([ids.user_table + apart, ids.user_table - apart], axis=1)
     pairs = GivenIDs(ids.item_vectors, ids.item_known, both, ids.user_known)
-    several, _ = align(planted, samples, pairs, *llm, config)
+    several = trained(llm, planted, samples, pairs, config)
     for found, expected in zip(
         several.model.user.projections() or (), single.model.user.projections() or (), strict=True
     ):
@@ -206,12 +212,12 @@ def test_nobody_with_an_id_vector_is_no_start(llm, planted):
     samples = training_samples(planted.histories).take(np.arange(40))
     config = AlignConfig(model=ModelConfig(projector_start="ridge"))
     with pytest.raises(ValueError, match=r"expected users, and items with titles, .* got none"):
-        align(planted, samples, nobody, *llm, config)
-    text, _ = align(
+        trained(llm, planted, samples, nobody, config)
+    text = trained(
+        llm,
         planted,
         samples,
         nobody,
-        *llm,
         AlignConfig(
             model=ModelConfig(projector_start="ridge"),
             training={"max_steps": 1, "per_device_train_batch_size": 8},

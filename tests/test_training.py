@@ -215,8 +215,8 @@ def test_training_leaves_ids_out_and_encoding_does_not(llm, planted, tmp_path):
         model = trained[share] = make_model(llm, id_dropout=share)
         train(model, data, arguments(tmp_path / str(share), max_steps=2))
     assert not torch.equal(trained[0.0].user.projector, trained[0.5].user.projector)
-    tables = [encode(trained[0.5], trained[0.5].user, data.users) for _ in range(2)]
-    np.testing.assert_array_equal(*tables)
+    first, second = (encode(trained[0.5], trained[0.5].user, data.users) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

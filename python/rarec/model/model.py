@@ -149,7 +149,8 @@ class RARec(nn.Module):
             else:
                 given |= {"shared": shared, "own": own}
         states = self.backbone.last_hidden_states(batch.input_ids, batch.attention_mask, **given)
-        pooled = self.backbone.pool(states, batch.attention_mask).float()
+        pool = tower.pool if self.model_config.pool == "attention" else self.backbone.pool
+        pooled = pool(states, batch.attention_mask).float()
         return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
 
     @torch.no_grad()

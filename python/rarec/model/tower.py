@@ -1,8 +1,8 @@
 """The trained part of one side: what turns ID vectors into soft prompts.
 
-Axes: B batch, L layers that take a prefix (1 where it stands before the text), M projectors (L, or
-1 for all layers), H hidden size, E width of the ID vectors, R rank of the projectors, K ID tokens
-of an entity, P learnable vectors.
+Axes: B batch, T text tokens, L layers that take a prefix (1 where it stands before the text), M
+projectors (L, or 1 for all layers), H hidden size, E width of the ID vectors, R rank of the
+projectors, K ID tokens of an entity, P learnable vectors.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Tower(nn.Module):
         self.n_layers = n_layers
         self.register_buffer("scale", state_sizes.float() / (2 * _START))
         self.prefix = normal(n_layers, config.prefix_length, hidden_size, std=_START)
+        if config.pool == "attention":
+            self.query = nn.Parameter(torch.zeros(hidden_size))
         if not id_dim:
             return
         self.register_buffer("id_scale", torch.ones(()))
@@ -91,6 +93,19 @@ class Tower(nn.Module):
     def set_id_scale(self, id_vectors: Tensor) -> None:
         """Divide ID vectors by their root mean square from now on, whatever their source."""
         self.id_scale.fill_(float(id_vectors.float().square().mean().sqrt().clamp_min(1e-12)))
+
+    def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return `[B, H]` float32: the mean of each text's tokens, weighted by attention to them.
+
+        Args:
+            states: `[B, T, H]`.
+            attention_mask: `[B, T]` 1 for text, 0 for padding (on either side).
+        """
+        states = states.float()
+        logits = states @ self.query / math.sqrt(len(self.query))
+        # not -inf: a text without tokens would have nan
+        logits = logits.masked_fill(attention_mask == 0, torch.finfo(logits.dtype).min)
+        return torch.einsum("bt,bth->bh", logits.softmax(dim=1), states)
 
     def shared_prompts(self) -> Tensor:
         """Return `[L, P, H]`: the learnable vectors `c[l]`, shared by the batch."""
