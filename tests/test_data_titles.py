@@ -65,6 +65,25 @@ def test_a_template_finds_the_column_that_a_format_says_is_the_title(tmp_path):
     assert dataset.titles == ["Heat (Crime Drama)"]
 
 
+@pytest.mark.parametrize("form", ["dat", "item"])
+def test_genres_of_movielens_have_one_column(tmp_path, form):
+    if form == "dat":
+        files = {
+            "ratings__dat": "u::1::5::1\nu::2::5::2\n",
+            "movies__dat": "1::Heat (1995)::Action|Crime\n2::What::\n",
+        }
+    else:
+        some = "|".join("1" if place in (1, 6) else "0" for place in range(19))
+        unknown = "|".join("1" if place == 0 else "0" for place in range(19))
+        files = {
+            "u__data": "u\t1\t5\t1\nu\t2\t5\t2\n",
+            "u__item": f"1|Heat (1995)|||url|{some}\n2|What|||url|{unknown}\n",
+        }
+    columns = Columns(title_template="{title}: {genres}")
+    dataset = read_dataset(write(tmp_path, **files), columns=columns)
+    assert dataset.titles == ["Heat (1995): Action|Crime", "What"]
+
+
 def test_templates_that_cannot_be_filled_are_refused(tmp_path):
     folder = write(tmp_path, interactions__csv=EVENTS, items__csv=ITEMS)
     with pytest.raises(

@@ -160,6 +160,8 @@ def test_training_starts_at_the_regression(llm, planted, monkeypatch, alignment,
     aligned = trained(llm, planted, samples, ids, config)
     prefixes = samples.prefixes(50)
     users, items = aligned.user_entities(prefixes, samples.users), aligned.item_entities()
+    assert users.has_id is not None
+    assert items.has_id is not None
     # item 0 has no title
     titled = np.arange(planted.n_items) != 0
     for tower, entities, usable in (
@@ -177,6 +179,7 @@ def test_training_starts_at_the_regression(llm, planted, monkeypatch, alignment,
         # directions of the size that soft prompts start with: half of what the attention reads
         sizes = backbone.state_sizes[aligned.model.prompted_layers] / 2
         states = F.normalize(pooled, dim=-1) * sizes[:, None] * np.sqrt(32)
+        assert entities.id_vectors is not None
         vectors = entities.id_vectors[rows].mean(axis=1)
         weight, bias = least_squares(vectors.astype(np.float64), states.double().numpy(), 0.1)
         expected = np.einsum("lhe,re->lrh", weight, vectors) + bias[:, None]
