@@ -86,6 +86,17 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     assert "'nobody'" in err
 
 
+def test_titles_are_made_by_a_template(rarec, files, planted, tmp_path):
+    template = ("--title-template", "{title} ({item_id})")
+    assert rarec("prepare", files, "-o", tmp_path / "run", *template)[0] == 0
+    titles = pl.read_parquet(tmp_path / "run" / "dataset" / "items.parquet")["title"].to_list()
+    assert titles[:2] == ["(i00)", f"{planted.titles[1]} (i01)"]
+    code, _, err = rarec("prepare", files, "-o", tmp_path / "x", "--title-template", "{brand}")
+    assert code == 1
+    assert "expected a column 'brand'" in " ".join(err.split())
+    assert not (tmp_path / "x").exists()
+
+
 def test_own_vectors_are_taken(rarec, files, planted, tmp_path):
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)

@@ -172,21 +172,24 @@ def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 # 53 samples: an epoch has three batches, so the training is stopped in a later one
-@pytest.mark.parametrize(("n_samples", "layers"), [(1080, None), (53, None), (53, 1)])
+@pytest.mark.parametrize(
+    ("n_samples", "options"),
+    [(1080, {}), (53, {}), (53, {"layers": 1}), (53, {"id_dropout": 0.4, "id_noise": 0.1})],
+)
 def test_resumed_is_the_same_as_uninterrupted(
-    llm, planted, tmp_path, n_samples, layers, accumulated
+    llm, planted, tmp_path, n_samples, options, accumulated
 ):
     sampler = NegativeSampler(planted.histories, 40, seed=1)
     data = make_data(llm, planted, n_samples=n_samples, sampler=sampler, n_extra=2)
     assert len(data) == n_samples
     changes = {"gradient_accumulation_steps": accumulated}
-    whole = make_model(llm, layers=layers)
+    whole = make_model(llm, **options)
     train(whole, data, arguments(tmp_path / "whole", **changes))
 
     class StoppedError(Exception):
         pass
 
-    part = make_model(llm, layers=layers)
+    part = make_model(llm, **options)
     ordinary = RARecTrainer.compute_loss
 
     def interrupted(self, *args, **keywords):
@@ -198,11 +201,22 @@ def test_resumed_is_the_same_as_uninterrupted(
         patch.setattr(RARecTrainer, "compute_loss", interrupted)
         with pytest.raises(StoppedError):
             train(part, data, arguments(tmp_path / "part", **changes))
-    resumed = make_model(llm, layers=layers)
+    resumed = make_model(llm, **options)
     report = train(resumed, data, arguments(tmp_path / "part", **changes), resume=True)
     assert report.steps == 8
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_training_leaves_ids_out_and_encoding_does_not(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    trained = {}
+    for share in (0.0, 0.5):
+        model = trained[share] = make_model(llm, id_dropout=share)
+        train(model, data, arguments(tmp_path / str(share), max_steps=2))
+    assert not torch.equal(trained[0.0].user.projector, trained[0.5].user.projector)
+    first, second = (encode(trained[0.5], trained[0.5].user, data.users) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

@@ -106,14 +106,21 @@ class Tokens:
         """`[R]` tokens of each text."""
         return np.diff(self.offsets)
 
-    def batch(self, rows: ArrayLike) -> tuple[Tensor, Tensor]:
-        """Return `input_ids` and `attention_mask`, both `[B, T]` int64, padded on the right."""
+    def take(self, rows: ArrayLike) -> Tokens:
+        """Return the texts in `rows`; `n_cut` is not known of a part, and 0."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
-        mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
+        ends = np.cumsum(lengths)
+        starts = np.repeat(self.offsets[rows] - ends + lengths, lengths)
+        ids = self.ids[np.arange(lengths.sum()) + starts]
+        return Tokens(np.concatenate([[0], ends]).astype(np.int64), ids, self.padding_id)
+
+    def batch(self, rows: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Return `input_ids` and `attention_mask`, both `[B, T]` int64, padded on the right."""
+        texts = self.take(rows)
+        mask = np.arange(texts.lengths.max(initial=1)) < texts.lengths[:, None]
         table = np.full(mask.shape, self.padding_id, dtype=np.int64)
-        starts = np.repeat(self.offsets[rows] - np.cumsum(lengths) + lengths, lengths)
-        table[mask] = self.ids[np.arange(lengths.sum()) + starts]
+        table[mask] = texts.ids
         return torch.from_numpy(table), torch.from_numpy(mask.astype(np.int64))
 
 

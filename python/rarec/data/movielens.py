@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import polars as pl
 
 from rarec.data.delimited import Layout, first_line, read_delimited
 from rarec.data.tables import DataError, Table
@@ -49,10 +52,17 @@ def read_ratings(path: Path) -> Table:
 def read_movies(path: Path) -> Table:
     """Return `movies.dat` (fields cut by `::`) or `u.item` (by `|`) as a table.
 
+    The flags of `u.item` are also one column `genres`, as that of `movies.dat`: `Action|Comedy`.
+
     Raises:
         DataError: If the file is malformed.
     """
-    return _read(path, {"::": _MOVIE, "|": _OLD_MOVIE})
+    table = _read(path, {"::": _MOVIE, "|": _OLD_MOVIE})
+    if "genres" in table.names:
+        return table
+    named = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES[1:]]
+    genres = pl.concat_str(named, separator="|", ignore_nulls=True).alias("genres")
+    return replace(table, frame=table.frame.with_columns(genres))
 
 
 def _read(path: Path, layouts: dict[str, tuple[str, ...]]) -> Table:

@@ -20,7 +20,7 @@ from rarec.data.histories import Histories
 from rarec.data.report import Report
 from rarec.data.sources import open_sources
 from rarec.data.tables import DataError, Table
-from rarec.data.titles import join_texts
+from rarec.data.titles import fill_template, join_texts, template_columns
 
 if TYPE_CHECKING:
     from rarec.data.sources import Source
@@ -39,6 +39,9 @@ class Columns:
         timestamp: Times, usually `timestamp`; without one the order of the file counts.
         rating: Ratings, usually `rating`; read only for `min_rating`.
         text: Columns of the items' texts, joined by ". "; usually `title`.
+        title_template: Instead, the items' texts with columns in braces, as `{title} ({genres})`;
+            `{title}` is the usual column of titles where none has this name. An empty value takes
+            with it the brackets around it, or the punctuation before it.
         text_item: Ids in the file of items, where they have another name than `item`.
     """
 
@@ -48,6 +51,17 @@ class Columns:
     rating: str | None = None
     text: tuple[str, ...] = ()
     text_item: str | None = None
+    title_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.title_template is None:
+            return
+        template_columns(self.title_template)
+        if self.text:
+            raise ValueError(
+                f"expected text columns or a title template, got {list(self.text)} and "
+                f"{self.title_template!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -227,16 +241,33 @@ def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, i
 def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the text of each listed item, and counts for the report."""
     if texts is None:
+        if columns.title_template is not None:
+            raise DataError(
+                f"expected a source of items for the title template {columns.title_template!r}, "
+                "got none"
+            )
         return {}, {}
     item = texts.choose(columns.text_item or columns.item, _ITEM, "items")
-    names = [texts.choose(name, (), "texts") for name in columns.text]
-    names = names or [texts.choose(None, texts.titles or ("title",), "titles")]
     ids = typed.ids(texts, item).to_list()
-    values = join_texts([typed.texts(texts, name) for name in names])
+    values = _texts(texts, columns)
     titles: dict[str, str] = {}
     for name, title in zip(ids, values, strict=True):
         titles.setdefault(name, title)
     return titles, {"items_listed": len(titles), "items_listed_twice": len(ids) - len(titles)}
+
+
+def _texts(table: Table, columns: Columns) -> list[str]:
+    """Return the text of each row of a table of items."""
+    usual = table.titles or ("title",)
+    if columns.title_template is None:
+        names = [table.choose(name, (), "texts") for name in columns.text]
+        names = names or [table.choose(None, usual, "titles")]
+        return join_texts([typed.texts(table, name) for name in names])
+    found = {}
+    for name in template_columns(columns.title_template):
+        wanted = None if name == "title" and name not in table.names else name
+        found[name] = typed.texts(table, table.choose(wanted, usual, "titles"))
+    return fill_template(columns.title_template, found)
 
 
 def _catalogue(

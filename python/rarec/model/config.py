@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PLACEMENTS = ("layers", "inputs")
+POOLS = ("backbone", "attention")
+PROJECTOR_STARTS = ("random", "ridge")
 PROJECTORS = ("layers", "shared", "fixed")
 SIMILARITIES = ("cosine", "dot")
 TUNED = ("none", "lora", "full")
@@ -26,6 +28,18 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        projector_start: `random`; or `ridge`, the ridge regression of the texts' states in each
+            layer on the ID vectors, made by `rarec.recommender` before training.
+        projector_rank: Each projector is the product of two matrices of this rank; None for one
+            matrix of any rank.
+        gate: Multiply what each layer has of ID vectors by a learned number, 1 at the start.
+        id_dropout: Share of entities that are read as cold ones in training, all their ID vectors
+            left out: drawn anew in each batch.
+        id_noise: Standard deviation of the Gaussian noise added to ID vectors in training, as a
+            multiple of their root mean square. The alignment loss reads them without it.
+        pool: How a text's last states become one: as the `backbone` does, or by `attention` of a
+            learned query of each side to them, which starts as their mean. The text-only states
+            of the alignment loss stay those of the backbone.
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -43,6 +57,12 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    projector_start: str = "random"
+    projector_rank: int | None = None
+    gate: bool = False
+    id_dropout: float = 0.0
+    id_noise: float = 0.0
+    pool: str = "backbone"
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -55,6 +75,8 @@ class ModelConfig:
         for name, known in (
             ("placement", PLACEMENTS),
             ("projector", PROJECTORS),
+            ("projector_start", PROJECTOR_STARTS),
+            ("pool", POOLS),
             ("tune", TUNED),
             ("similarity", SIMILARITIES),
         ):
@@ -62,20 +84,46 @@ class ModelConfig:
                 raise ValueError(
                     f"expected {name} to be one of {list(known)}, got {getattr(self, name)!r}"
                 )
-        for name, least in (("layers", 1), ("prefix_length", 0), ("lora_rank", 1)):
+        for name, least in (
+            ("layers", 1),
+            ("prefix_length", 0),
+            ("lora_rank", 1),
+            ("projector_rank", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
         for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        # not `<`: a nan is refused too
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
+        if not self.id_noise >= 0:
+            raise ValueError(f"expected id_noise >= 0, got {self.id_noise}")
+        if type(self.gate) is not bool:
+            raise ValueError(f"expected gate to be True or False, got {self.gate!r}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.projector_start != "random" and self.projector == "fixed":
+            raise ValueError(
+                "expected projector_start with a trained projector alone, "
+                f"got {self.projector_start!r} with 'fixed'"
+            )
+        if self.projector_rank is not None and self.projector == "fixed":
+            raise ValueError(
+                "expected projector_rank with a trained projector alone, "
+                f"got {self.projector_rank} with 'fixed'"
+            )
         if self.placement == "inputs" and self.layers is not None:
             raise ValueError(
                 f"expected layers with placement 'layers' alone, got {self.layers} with 'inputs'"
             )
-        trains_projector = self.use_ids and self.projector != "fixed"
-        if self.tune == "none" and not self.prefix_length and not trains_projector:
+        trains_projector = self.use_ids and (self.projector != "fixed" or self.gate)
+        trains_another = trains_projector or self.pool == "attention" or self.tune != "none"
+        if not self.prefix_length and not trains_another:
             raise ValueError(
-                "expected something to train: a prefix, a projector of ID vectors, or the "
-                "language model; got none"
+                "expected something to train: a prefix, a projector or gate of ID vectors, a pool "
+                "by attention, or the language model; got none"
             )

@@ -106,15 +106,35 @@ class RARec(nn.Module):
     ) -> Tensor:
         """Return `[B, H]` float32: representations of users or items; unit length if cosine.
 
-        Entities without an ID vector are read with the learnable vectors alone.
+        Entities without an ID vector are read with the learnable vectors alone. In training some
+        of the others are too (`config.id_dropout`), and vectors have noise (`config.id_noise`).
 
         Args:
             tower: Of the batch.
             batch: B users or items.
             prepared: What `prepare` gave for the tower as it is now; no gradients go there.
         """
+        if self.training:
+            batch = self._disturbed(tower, batch)
+        return self._read(tower, batch, prepared)
+
+    def _disturbed(self, tower: Tower, batch: EntityBatch) -> EntityBatch:
+        """Return the batch as training reads it, drawn from the generator of torch for the CPU."""
+        config, vectors = self.model_config, batch.id_vectors
+        if vectors is None or not tower.id_dim:
+            return batch
+        has_id = batch.has_id
+        if config.id_dropout:
+            kept = (torch.rand(len(batch)) >= config.id_dropout).to(vectors.device)
+            has_id = kept if has_id is None else has_id & kept
+        if config.id_noise:
+            noise = torch.randn(vectors.shape).to(vectors)
+            vectors = vectors + config.id_noise * tower.id_scale * noise
+        return replace(batch, id_vectors=vectors, has_id=has_id)
+
+    def _read(self, tower: Tower, batch: EntityBatch, prepared: PreparedPrefixes | None) -> Tensor:
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
-            return self._encode_mixed(tower, batch, batch.has_id, prepared)
+            return self._read_mixed(tower, batch, batch.has_id, prepared)
         vectors = batch.id_vectors if tower.id_dim else None
         given: dict[str, Any] = {"lower": batch.lower}
         if prepared is not None:
@@ -129,7 +149,8 @@ class RARec(nn.Module):
             else:
                 given |= {"shared": shared, "own": own}
         states = self.backbone.last_hidden_states(batch.input_ids, batch.attention_mask, **given)
-        pooled = self.backbone.pool(states, batch.attention_mask).float()
+        pool = tower.pool if self.model_config.pool == "attention" else self.backbone.pool
+        pooled = pool(states, batch.attention_mask).float()
         return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
 
     @torch.no_grad()
@@ -145,7 +166,7 @@ class RARec(nn.Module):
         projector, bias = tower.projections() or (None, None)
         return self.backbone.prepare(tower.shared_prompts(), projector, bias, n_vectors=n_vectors)
 
-    def _encode_mixed(
+    def _read_mixed(
         self,
         tower: Tower,
         batch: EntityBatch,
@@ -154,14 +175,14 @@ class RARec(nn.Module):
     ) -> Tensor:
         warm = replace(batch, has_id=None)
         if bool(has_id.all()):
-            return self.encode(tower, warm, prepared)
+            return self._read(tower, warm, prepared)
         cold = replace(warm, id_vectors=None)
         if not bool(has_id.any()):
-            return self.encode(tower, cold, prepared)
+            return self._read(tower, cold, prepared)
         parts = torch.cat(
             [
-                self.encode(tower, warm.take(has_id), prepared),
-                self.encode(tower, cold.take(~has_id), prepared),
+                self._read(tower, warm.take(has_id), prepared),
+                self._read(tower, cold.take(~has_id), prepared),
             ]
         )
         order = torch.cat([has_id.nonzero()[:, 0], (~has_id).nonzero()[:, 0]])

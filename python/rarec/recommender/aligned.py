@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from rarec.assets import cache_folder
 from rarec.baselines import ScoreVectors
 from rarec.data import Cases, Histories
 from rarec.encoding import Entities, encode
@@ -18,6 +19,7 @@ from rarec.ids import IDEmbeddings
 from rarec.model import RARec, Tower
 from rarec.progress import progress_bar
 from rarec.prompts import Prompts, Tokens
+from rarec.training import TextStates, text_states
 
 
 class AlignedModel:
@@ -75,6 +77,12 @@ class AlignedModel:
             return self._readable(Entities(tokens))
         vectors, known = self.ids.user_vectors(histories, users)
         return self._readable(Entities(tokens, vectors, known))
+
+    def text_states(self, tokens: Tokens) -> TextStates:
+        """Return the text-only states of texts, kept in the cache of the package."""
+        with progress_bar("text-only states", len(tokens), shown=self.progress) as advance:
+            folder = cache_folder() / "text-states"
+            return text_states(self.model.backbone, tokens, folder, on_rows=advance)
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue."""

@@ -15,22 +15,20 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rarec.artifacts import write_text
-from rarec.assets import cache_folder
 from rarec.backbone import Backbone
 from rarec.data import Dataset
 from rarec.encoding import Entities
 from rarec.ids import IDEmbeddings
 from rarec.model import RARec
-from rarec.progress import progress_bar
 from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.configs import AlignConfig
+from rarec.recommender.start import start_projectors
 from rarec.selection import NegativeSampler, Samples
 from rarec.training import (
     RichProgress,
     TextStates,
     TrainingData,
     TrainingReport,
-    text_states,
     train,
     training_arguments,
 )
@@ -62,7 +60,8 @@ def align(
         progress: Show bars.
 
     Raises:
-        ValueError: If no item has a title, or the folder has checkpoints of another training.
+        ValueError: If no item has a title, the folder has checkpoints of another training, or
+            projectors are to start from a regression and no user or no item has an ID vector.
     """
     dataset.require_titles()
     set_seed(config.seed)
@@ -78,6 +77,8 @@ def align(
     aligned = AlignedModel(model, tokenizer, dataset.titles, ids, progress=progress)
     data = _training_data(aligned, samples, config)
     _set_id_scales(model, data.users, data.items)
+    if model.user.id_dim and config.model.projector_start == "ridge":
+        start_projectors(aligned, data, seed=config.seed)
     with ExitStack() as stack:
         if checkpoints is None:
             checkpoints = stack.enter_context(tempfile.TemporaryDirectory())
@@ -99,7 +100,7 @@ def _training_data(aligned: AlignedModel, samples: Samples, config: AlignConfig)
     states: dict[str, TextStates] = {}
     if config.loss.alignment:
         for name, entities in (("user_text", users), ("item_text", items)):
-            states[name] = _states(aligned, entities)
+            states[name] = aligned.text_states(entities.tokens)
     sampler = None
     if config.loss.extra_negatives:
         sampler = NegativeSampler(
@@ -108,16 +109,6 @@ def _training_data(aligned: AlignedModel, samples: Samples, config: AlignConfig)
     return TrainingData(
         samples, users, items, sampler=sampler, n_extra=config.loss.extra_negatives, **states
     )
-
-
-def _states(aligned: AlignedModel, entities: Entities) -> TextStates:
-    with progress_bar("text-only states", len(entities), shown=aligned.progress) as advance:
-        return text_states(
-            aligned.model.backbone,
-            entities.tokens,
-            cache_folder() / "text-states",
-            on_rows=advance,
-        )
 
 
 def _set_id_scales(model: RARec, users: Entities, items: Entities) -> None:

@@ -38,6 +38,10 @@ def prepare(
     text_column: Annotated[
         list[str] | None, typer.Option(help="Column of the items' texts; repeat to join several.")
     ] = None,
+    title_template: Annotated[
+        str | None,
+        typer.Option(help="Instead, columns in braces: '{title} ({genres})'. Empty ones go out."),
+    ] = None,
     min_rating: Annotated[float | None, typer.Option(help="Leave out lower ratings.")] = None,
     min_user: Annotated[int, typer.Option(help="k-core: interactions of a user.")] = 1,
     min_item: Annotated[int, typer.Option(help="k-core: interactions of an item.")] = 1,
@@ -71,6 +75,7 @@ def prepare(
             timestamp=time_column,
             rating=rating_column,
             text=tuple(text_column or ()),
+            title_template=title_template,
         ),
         options=ReadOptions(
             repeats=repeats,
