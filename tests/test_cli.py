@@ -63,7 +63,7 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     assert json.loads((tmp_path / "ids.json").read_text())["held_out"] == 420
 
     small = ("--llm", tiny_llm, "--steps", 4, "--batch-size", 32)
-    for extra in ([], ["--text-only"]):
+    for extra in (["--set", "model.id_dropout=0.25"], ["--text-only"]):
         code, _, err = rarec("align", run, *small, *extra, "--json", tmp_path / "align.json")
         assert code == 0, err
         assert json.loads((tmp_path / "align.json").read_text())["steps"] == 4
@@ -72,6 +72,7 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     assert code == 0
     assert "late_fusion" in out
     results = json.loads((tmp_path / "results.json").read_text())
+    assert results["protocol"]["configs"]["rarec"]["model"]["id_dropout"] == 0.25
     assert results["rows"] == json.loads((run / "results.json").read_text())["rows"]
     assert (run / "protocol.json").exists()
 
@@ -233,6 +234,9 @@ def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
         (tiny_llm, ["--chat"], f"chat template, got '{tiny_llm}', which has none"),
         (tiny_llm, ["--system", "be brief"], "expected chat for a system message"),
         (tiny_llm, ["--pooling", "middle"], "pooling to be one of"),
+        (tiny_llm, ["--set", "model.layers"], "expected --set NAME=VALUE, got 'model.layers'"),
+        (tiny_llm, ["--set", "model.layer=1"], "did you mean 'layers'?"),
+        (tiny_llm, ["--set", "model.pool=middle"], "pool to be one of"),
         (tiny_llm, ["--quantization", "2bit"], "quantization to be one of"),
         (chat_llm, ["--chat", "--max-tokens", 8, "--system", "a " * 9], "expected max_tokens > "),
     ]
@@ -304,3 +308,48 @@ def test_the_doctor_says_what_will_run_and_why(rarec, monkeypatch):
     monkeypatch.setenv("RAREC_PREFIX_ATTENTION", "reference")
     code, out, _ = rarec("doctor")
     assert "RAREC_PREFIX_ATTENTION says so" in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_a_study_of_a_file(rarec, files, tiny_llm, tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(
+        """
+        cases = 50
+        [data.planted]
+        source = "elsewhere"
+        [set]
+        ids.dim = 8
+        ids.max_epochs = 1
+        selection.fraction = 0.5
+        align.training.max_steps = 2
+        align.training.per_device_train_batch_size = 16
+        [levers.layers]
+        align.model.layers = [1, 2]
+        """
+        + f"[data.planted.set]\nalign.llm = {str(tiny_llm)!r}\n"
+    )
+    out = tmp_path / "out"
+    options = ("-o", out, "--source", f"planted={files}", "--only", "layers=1")
+    code, stdout, err = rarec("study", file, *options)
+    assert code == 0, err
+    assert "3 runs, 2 of them to do now" in err
+    assert "| `layers=1` | align.model.layers = 1 |" in stdout
+    assert "layers=2" not in stdout
+    rows = json.loads((out / "planted" / "results.json").read_text())["rows"]
+    assert [row["model"] for row in rows][-2:] == ["layers=1", "layers=1+id"]
+
+
+def test_a_study_that_cannot_be_is_one_line(rarec, tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text("[data.a]\nsource = 'nowhere'")
+    for options, message in (
+        (["--source", "a"], "expected --source NAME=PATH, got 'a'"),
+        (["--data", "b"], "expected datasets of ['a'], got ['b']"),
+        ([], "nowhere"),
+    ):
+        code, _, err = rarec("study", file, "-o", tmp_path / "out", *options)
+        assert code == 1
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out").exists()

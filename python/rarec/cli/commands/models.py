@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +74,15 @@ def align(
     ] = False,
     alignment: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
     extra_negatives: Annotated[int | None, typer.Option(help="Drawn per sample.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any field of AlignConfig by its dotted name, such as model.id_dropout=0.2; "
+            "can be repeated.",
+        ),
+    ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget the checkpoints of a stopped training.")
     ] = False,
@@ -83,7 +93,7 @@ def align(
     quiet_libraries()
     import shutil
 
-    from rarec.recommender import Recommender, recipe
+    from rarec.recommender import Recommender, recipe, with_settings
 
     config = recipe(
         preset,
@@ -126,6 +136,7 @@ def align(
         loss=_changed(config.loss, alignment=alignment, extra_negatives=extra_negatives),
         training={**config.training, **{k: v for k, v in training.items() if v is not None}},
     )
+    config = with_settings(config, dict(_setting(one) for one in settings or ()))
     if text_only:
         config = config.without_ids()
     config = _changed(config, label=name)
@@ -178,6 +189,17 @@ def compare(
     output.print(markdown(results), markup=False, soft_wrap=True)
     say(f"written: {output_folder or run / 'compare'}/results.md, results.json, protocol.json")
     write_json(results, json_file)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return name and value of `NAME=VALUE`; a value that TOML does not know is a string."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ValueError(f"expected --set NAME=VALUE, got {text!r}")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 def _changed(config: Any, **changes: Any) -> Any:
