@@ -380,6 +380,7 @@ def test_cold_users_and_warm_ones_train_together(llm, planted, tmp_path):
         {"alignment_temperature": 0.0},
         {"extra_negatives": -1},
         {"alpha": -1.0},
+        {"chunk_size": 0},
     ],
 )
 def test_bad_settings_are_refused(changes):

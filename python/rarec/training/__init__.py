@@ -1,9 +1,9 @@
 """Training of the towers on chosen samples."""
 
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.config import LossConfig
 from rarec.training.text_states import TextStates, text_states
 from rarec.training.trainer import (
-    LossConfig,
     RARecTrainer,
     RichProgress,
     TrainingReport,

@@ -24,45 +24,9 @@ from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.config import LossConfig
+from rarec.training.gradient_caching import encode_in_chunks
 from rarec.training.lower_states import KeptLowerStates
-
-PREDICTION_LOSSES = ("softmax", "bpr")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What is minimised: prediction + alignment * (users + items), DESIGN.md section 1.7.
-
-    Attributes:
-        prediction: `softmax` over the batch's items with log-Q correction, or `bpr` (the paper's).
-        alignment: Weight of the alignment loss; 0 leaves it, and the text-only pass, out.
-        alignment_temperature: Divides its cosines.
-        extra_negatives: Unseen items drawn for each row, on top of the batch's own.
-        alpha: They are drawn from popularity to this power.
-    """
-
-    prediction: str = "softmax"
-    alignment: float = 0.0
-    alignment_temperature: float = 0.1
-    extra_negatives: int = 0
-    alpha: float = 0.75
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTION_LOSSES:
-            raise ValueError(
-                f"expected prediction to be one of {list(PREDICTION_LOSSES)}, "
-                f"got {self.prediction!r}"
-            )
-        if self.alignment < 0 or not self.alignment_temperature > 0:
-            raise ValueError(
-                f"expected alignment >= 0 and alignment_temperature > 0, "
-                f"got {self.alignment} and {self.alignment_temperature}"
-            )
-        if self.extra_negatives < 0 or self.alpha < 0:
-            raise ValueError(
-                f"expected extra_negatives >= 0 and alpha >= 0, "
-                f"got {self.extra_negatives} and {self.alpha}"
-            )
 
 
 def training_arguments(output: str | os.PathLike[str], **changes: Any) -> TrainingArguments:
@@ -113,6 +77,11 @@ class RARecTrainer(Trainer):
         self.loss = loss or LossConfig()
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
+        if self.loss.chunk_size is not None and max(args.world_size, args.n_gpu) > 1:
+            raise ValueError(
+                f"expected one process and one GPU with chunk_size, "
+                f"got {args.world_size} and {args.n_gpu}"
+            )
         if len(data) < args.train_batch_size and args.dataloader_drop_last:
             raise ValueError(
                 f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
@@ -162,11 +131,7 @@ class RARecTrainer(Trainer):
     ) -> Any:
         """Return the loss of the samples in `inputs["rows"]`, and if asked the scores."""
         batch = self.data.batch(inputs["rows"].cpu().numpy(), step=self._next_batch())
-        if self.lower is not None:
-            # as the forward of the model is
-            with self.accelerator.autocast():
-                batch = self.lower.fill(batch)
-        users, items = model(batch.users, batch.items)
+        users, items = self._representations(model, batch)
         scores = self._towers.scores(users, items)
         device = scores.device
         negatives = batch.negatives.to(device)
@@ -178,6 +143,28 @@ class RARecTrainer(Trainer):
         if self.loss.alignment:
             loss = loss + self.loss.alignment * self._alignment(batch)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def _representations(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return those of the users and the items of a batch."""
+        # as the forward of the model is
+        with self.accelerator.autocast():
+            if self.loss.chunk_size is not None:
+                return self._in_chunks(batch, self.loss.chunk_size)
+            if self.lower is not None:
+                batch = self.lower.fill(batch)
+        return model(batch.users, batch.items)
+
+    def _in_chunks(self, batch: TrainingBatch, size: int) -> tuple[Tensor, Tensor]:
+        towers, kept = self._towers, self.lower
+        users, items = (None, None) if kept is None else (kept.users, kept.items)
+        return (
+            encode_in_chunks(
+                towers, towers.user, batch.users, size, lower=users, numbers=batch.user_rows
+            ),
+            encode_in_chunks(
+                towers, towers.item, batch.items, size, lower=items, numbers=batch.item_rows
+            ),
+        )
 
     @property
     def _towers(self) -> RARec:
