@@ -132,7 +132,7 @@ class AlignConfig:
         return json.loads(json.dumps(asdict(self), default=str))
 
     def without_ids(self) -> AlignConfig:
-        """Return the same recipe for text alone: no ID vectors, and so no alignment with them.
+        """Return the same recipe for text alone: no ID vectors, and so nothing learnt from them.
 
         The layer prefixes, now all there is to train, learn three times as fast: tuned for this
         rival on the validation part of MovieLens-100K.
@@ -140,6 +140,6 @@ class AlignConfig:
         return replace(
             self,
             model=replace(self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate),
-            loss=replace(self.loss, alignment=0.0),
+            loss=replace(self.loss, alignment=0.0, hard_negatives=0, distillation=0.0),
             label="",
         )

@@ -2,6 +2,7 @@
 
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
+from rarec.training.id_scores import HardNegatives, IDScores
 from rarec.training.text_states import TextStates, text_states
 from rarec.training.trainer import (
     RARecTrainer,
@@ -12,6 +13,8 @@ from rarec.training.trainer import (
 )
 
 __all__ = [
+    "HardNegatives",
+    "IDScores",
     "LengthSampler",
     "LossConfig",
     "RARecTrainer",

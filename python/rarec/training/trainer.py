@@ -19,7 +19,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
+from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_softmax_loss
 from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
@@ -77,6 +77,12 @@ class RARecTrainer(Trainer):
         self.loss = loss or LossConfig()
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
+        if self.loss.distillation and data.id_scores is None:
+            raise ValueError("expected ID scores in data for the distillation, got none")
+        if self.loss.hard_negatives and data.hard is None:
+            raise ValueError(
+                f"expected hard negatives in data for {self.loss.hard_negatives} a row, got none"
+            )
         if self.loss.chunk_size is not None and max(args.world_size, args.n_gpu) > 1:
             raise ValueError(
                 f"expected one process and one GPU with chunk_size, "
@@ -134,12 +140,22 @@ class RARecTrainer(Trainer):
         users, items = self._representations(model, batch)
         scores = self._towers.scores(users, items)
         device = scores.device
-        negatives = batch.negatives.to(device)
+        positives, negatives = batch.positives.to(device), batch.negatives.to(device)
+        log_q = None
         if self.loss.prediction == "bpr":
-            loss = bpr_loss(scores, batch.positives.to(device), negatives)
+            loss = bpr_loss(scores, positives, negatives)
         else:
             log_q = batch.log_probability.to(device)
-            loss = sampled_softmax_loss(scores, batch.positives.to(device), negatives, log_q)
+            loss = sampled_softmax_loss(scores, positives, negatives, log_q)
+        if self.loss.distillation and batch.id_scores is not None:
+            loss = loss + self.loss.distillation * distillation_loss(
+                scores,
+                batch.id_scores.to(device),
+                positives,
+                negatives,
+                log_q,
+                temperature=self.loss.distillation_temperature,
+            )
         if self.loss.alignment:
             loss = loss + self.loss.alignment * self._alignment(batch)
         return (loss, {"scores": scores}) if return_outputs else loss
