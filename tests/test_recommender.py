@@ -278,7 +278,7 @@ def test_comirec_time_split_and_all_parts_of_the_loss_run_together(planted, tiny
     monkeypatch.setattr(
         alignment,
         "train",
-        lambda *inputs, **options: given.append(inputs) or ordinary(*inputs, **options),
+        lambda *inputs, **options: given.append((inputs, options)) or ordinary(*inputs, **options),
     )
     ids = replace(IDS, model="comirec", options={"n_interests": 3}, negatives=8, max_epochs=3)
     config = replace(
@@ -288,6 +288,7 @@ def test_comirec_time_split_and_all_parts_of_the_loss_run_together(planted, tiny
         ),
         model=ModelConfig(prefix_length=2),
         prompts=PromptConfig(n_titles=2),
+        average_decay=0.9,
     )
     recommender = Recommender(planted, split=SplitConfig(kind="time"))
     recommender.select(SELECTION)
@@ -297,7 +298,8 @@ def test_comirec_time_split_and_all_parts_of_the_loss_run_together(planted, tiny
     assert [row["model"] for row in results["rows"]] == ["popularity", "id", "rarec", "rarec+id"]
     assert recommender.ids is not None
     assert recommender.ids.user_vectors(Histories.from_lists([[1], []]))[0].shape == (2, 3, 16)
-    _, data, _, loss = given[0]
+    (_, data, _, loss), options = given[0]
+    assert options["average_decay"] == 0.9
     assert loss == config.loss
     assert data.hard.pools.shape == (len(data), 8)
     assert data.hard.n == 2

@@ -88,7 +88,15 @@ def align(
         _claim(folder, _identity(dataset, samples, ids, config))
         args = training_arguments(folder, **{"seed": config.seed, **config.training})
         callbacks = [RichProgress(f"align {config.name}")] if progress else []
-        report = train(model, data, args, config.loss, callbacks=callbacks, resume=True)
+        report = train(
+            model,
+            data,
+            args,
+            config.loss,
+            callbacks=callbacks,
+            resume=True,
+            average_decay=config.average_decay,
+        )
         shutil.rmtree(folder)
         folder.mkdir()
     model.eval()

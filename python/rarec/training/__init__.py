@@ -1,5 +1,6 @@
 """Training of the towers on chosen samples."""
 
+from rarec.training.averaging import WeightAverage, check_decay
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
 from rarec.training.id_scores import HardNegatives, IDScores
@@ -23,6 +24,8 @@ __all__ = [
     "TrainingBatch",
     "TrainingData",
     "TrainingReport",
+    "WeightAverage",
+    "check_decay",
     "text_states",
     "train",
     "training_arguments",

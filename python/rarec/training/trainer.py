@@ -23,6 +23,7 @@ from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_so
 from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
+from rarec.training.averaging import WeightAverage
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
 from rarec.training.gradient_caching import encode_in_chunks
@@ -251,6 +252,7 @@ def train(
     *,
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
+    average_decay: float | None = None,
 ) -> TrainingReport:
     """Return what the training of a model did; the model is trained in place.
 
@@ -261,7 +263,11 @@ def train(
         loss: What is minimised.
         callbacks: Of transformers; `RichProgress` shows a bar.
         resume: Go on from the newest checkpoint in the output folder, if there is one.
+        average_decay: End with the average of the weights over the steps, of this decay: see
+            `WeightAverage`. None ends with the last weights.
     """
+    if average_decay is not None:
+        callbacks = [*callbacks, WeightAverage(model, average_decay)]
     trainer = RARecTrainer(model, args, data, loss, callbacks)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
