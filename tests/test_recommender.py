@@ -15,7 +15,14 @@ from rarec.evaluation import read_ranks, summarise
 from rarec.ids import GivenIDs, IDConfig
 from rarec.model import ModelConfig, RARec
 from rarec.prompts import PromptConfig
-from rarec.recommender import AlignConfig, Recommender, SplitConfig, recipe, storage
+from rarec.recommender import (
+    AlignConfig,
+    Recommender,
+    SplitConfig,
+    alignment,
+    recipe,
+    storage,
+)
 from rarec.recommender.shelf import Shelf
 from rarec.selection import SelectionConfig
 from rarec.training import LossConfig
@@ -265,13 +272,23 @@ def test_the_papers_recipe_runs(planted, tiny_llm, tmp_path, monkeypatch):
         recipe("best")
 
 
-def test_comirec_time_split_and_extra_negatives_run_together(planted, tiny_llm):
+def test_comirec_time_split_and_all_parts_of_the_loss_run_together(planted, tiny_llm, monkeypatch):
+    given = []
+    ordinary = alignment.train
+    monkeypatch.setattr(
+        alignment,
+        "train",
+        lambda *inputs, **options: given.append((inputs, options)) or ordinary(*inputs, **options),
+    )
     ids = replace(IDS, model="comirec", options={"n_interests": 3}, negatives=8, max_epochs=3)
     config = replace(
         small(tiny_llm, max_steps=3),
-        loss=LossConfig(extra_negatives=2),
+        loss=LossConfig(
+            extra_negatives=2, hard_negatives=2, hard_pool=8, distillation=0.5, chunk_size=16
+        ),
         model=ModelConfig(prefix_length=2),
         prompts=PromptConfig(n_titles=2),
+        average_decay=0.9,
     )
     recommender = Recommender(planted, split=SplitConfig(kind="time"))
     recommender.select(SELECTION)
@@ -281,6 +298,12 @@ def test_comirec_time_split_and_extra_negatives_run_together(planted, tiny_llm):
     assert [row["model"] for row in results["rows"]] == ["popularity", "id", "rarec", "rarec+id"]
     assert recommender.ids is not None
     assert recommender.ids.user_vectors(Histories.from_lists([[1], []]))[0].shape == (2, 3, 16)
+    (_, data, _, loss), options = given[0]
+    assert options["average_decay"] == 0.9
+    assert loss == config.loss
+    assert data.hard.pools.shape == (len(data), 8)
+    assert data.hard.n == 2
+    assert data.id_scores.queries.shape == (len(data), 3, 16)
 
 
 @pytest.mark.slow

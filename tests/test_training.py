@@ -394,6 +394,12 @@ def test_cold_users_and_warm_ones_train_together(llm, planted, tmp_path):
         {"alignment_temperature": 0.0},
         {"extra_negatives": -1},
         {"alpha": -1.0},
+        {"hard_negatives": -1},
+        {"hard_negatives": 3, "hard_pool": 2},
+        {"hard_pool": 0},
+        {"distillation": -1.0},
+        {"distillation_temperature": 0.0},
+        {"chunk_size": 0},
     ],
 )
 def test_bad_settings_are_refused(changes):

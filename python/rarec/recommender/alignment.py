@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ from rarec.model import RARec
 from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.configs import AlignConfig
 from rarec.recommender.start import start_projectors
+from rarec.recommender.teaching import hard_pools, sample_scores
 from rarec.selection import NegativeSampler, Samples
 from rarec.training import (
+    HardNegatives,
     RichProgress,
-    TextStates,
     TrainingData,
     TrainingReport,
     train,
@@ -75,7 +77,7 @@ def align(
         prompts=config.prompts,
     )
     aligned = AlignedModel(model, tokenizer, dataset.titles, ids, progress=progress)
-    data = _training_data(aligned, samples, config)
+    data = _training_data(aligned, dataset, samples, ids, config)
     _set_id_scales(model, data.users, data.items)
     if model.user.id_dim and config.model.projector_start == "ridge":
         start_projectors(aligned, data, seed=config.seed)
@@ -86,29 +88,48 @@ def align(
         _claim(folder, _identity(dataset, samples, ids, config))
         args = training_arguments(folder, **{"seed": config.seed, **config.training})
         callbacks = [RichProgress(f"align {config.name}")] if progress else []
-        report = train(model, data, args, config.loss, callbacks=callbacks, resume=True)
+        report = train(
+            model,
+            data,
+            args,
+            config.loss,
+            callbacks=callbacks,
+            resume=True,
+            average_decay=config.average_decay,
+        )
         shutil.rmtree(folder)
         folder.mkdir()
     model.eval()
     return aligned, report
 
 
-def _training_data(aligned: AlignedModel, samples: Samples, config: AlignConfig) -> TrainingData:
+def _training_data(
+    aligned: AlignedModel,
+    dataset: Dataset,
+    samples: Samples,
+    ids: IDEmbeddings,
+    config: AlignConfig,
+) -> TrainingData:
+    loss = config.loss
     prefixes = samples.prefixes(_LONGEST_HISTORY)
     users = aligned.user_entities(prefixes, samples.users)
     items = aligned.item_entities()
-    states: dict[str, TextStates] = {}
-    if config.loss.alignment:
+    parts: dict[str, Any] = {}
+    if loss.alignment:
         for name, entities in (("user_text", users), ("item_text", items)):
-            states[name] = aligned.text_states(entities.tokens)
-    sampler = None
-    if config.loss.extra_negatives:
-        sampler = NegativeSampler(
-            samples.histories, len(items), alpha=config.loss.alpha, seed=config.seed
+            parts[name] = aligned.text_states(entities.tokens)
+    if loss.extra_negatives:
+        parts["sampler"] = NegativeSampler(
+            samples.histories, len(items), alpha=loss.alpha, seed=config.seed
         )
-    return TrainingData(
-        samples, users, items, sampler=sampler, n_extra=config.loss.extra_negatives, **states
-    )
+    if loss.hard_negatives or loss.distillation:
+        scores = sample_scores(ids, samples, prefixes)
+        if loss.distillation:
+            parts["id_scores"] = scores
+        if loss.hard_negatives:
+            pools = hard_pools(scores, samples, dataset, loss.hard_pool)
+            parts["hard"] = HardNegatives(pools, len(items), loss.hard_negatives, seed=config.seed)
+    return TrainingData(samples, users, items, n_extra=loss.extra_negatives, **parts)
 
 
 def _set_id_scales(model: RARec, users: Entities, items: Entities) -> None:

@@ -12,7 +12,7 @@ from rarec.backbone import LanguageModel
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
 from rarec.model import ModelConfig
 from rarec.prompts import PromptConfig
-from rarec.training import LossConfig
+from rarec.training import LossConfig, check_decay
 
 SPLITS = ("leave-one-out", "time")
 # names of rows that are no aligned models
@@ -68,6 +68,8 @@ class AlignConfig:
         prompts: How texts are made.
         loss: What is minimised.
         training: Changes to the defaults of `rarec.training.training_arguments`.
+        average_decay: The model ends with an exponential moving average of its weights over the
+            steps, of this decay (`rarec.training.WeightAverage`); by default with the last ones.
         label: What the model is called in tables and folders; by default `rarec`, or `text`
             without IDs.
         seed: Of the start values, the batches and the negatives.
@@ -75,7 +77,7 @@ class AlignConfig:
     Raises:
         ValueError: If a folder cannot be called so, or the alignment loss meets a language model
             that is trained: it pulls towards states that are computed once. If weights in few
-            bits were to be trained.
+            bits were to be trained, or the decay of an average is not between 0 and 1.
     """
 
     llm: str = "all-MiniLM-L6-v2"
@@ -88,6 +90,7 @@ class AlignConfig:
     prompts: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: Mapping[str, Any] = field(default_factory=dict)
+    average_decay: float | None = None
     label: str = ""
     seed: int = 0
 
@@ -103,6 +106,8 @@ class AlignConfig:
                 f"expected no alignment loss with tune={self.model.tune!r}, which changes the "
                 f"text states it pulls towards, got a weight of {self.loss.alignment}"
             )
+        if self.average_decay is not None:
+            check_decay(self.average_decay)
         # which checks what it is made of
         language_model = self.language_model
         if self.model.tune != "none" and language_model.quantization is not None:
@@ -132,7 +137,7 @@ class AlignConfig:
         return json.loads(json.dumps(asdict(self), default=str))
 
     def without_ids(self) -> AlignConfig:
-        """Return the same recipe for text alone: no ID vectors, and so no alignment with them.
+        """Return the same recipe for text alone: no ID vectors, and so nothing learnt from them.
 
         The layer prefixes, now all there is to train, learn three times as fast: tuned for this
         rival on the validation part of MovieLens-100K.
@@ -140,6 +145,6 @@ class AlignConfig:
         return replace(
             self,
             model=replace(self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate),
-            loss=replace(self.loss, alignment=0.0),
+            loss=replace(self.loss, alignment=0.0, hard_negatives=0, distillation=0.0),
             label="",
         )

@@ -1,9 +1,11 @@
 """Training of the towers on chosen samples."""
 
+from rarec.training.averaging import WeightAverage, check_decay
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.config import LossConfig
+from rarec.training.id_scores import HardNegatives, IDScores
 from rarec.training.text_states import TextStates, text_states
 from rarec.training.trainer import (
-    LossConfig,
     RARecTrainer,
     RichProgress,
     TrainingReport,
@@ -12,6 +14,8 @@ from rarec.training.trainer import (
 )
 
 __all__ = [
+    "HardNegatives",
+    "IDScores",
     "LengthSampler",
     "LossConfig",
     "RARecTrainer",
@@ -20,6 +24,8 @@ __all__ = [
     "TrainingBatch",
     "TrainingData",
     "TrainingReport",
+    "WeightAverage",
+    "check_decay",
     "text_states",
     "train",
     "training_arguments",

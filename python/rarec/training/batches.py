@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from rarec.encoding import Entities
 from rarec.model import EntityBatch
 from rarec.selection import NegativeSampler, Samples, collisions
+from rarec.training.id_scores import HardNegatives, IDScores
 from rarec.training.text_states import TextStates
 
 
@@ -35,6 +36,7 @@ class TrainingBatch:
         same_user: `[B, B]` bool: rows of one user.
         user_text: `[B, L, H]` text-only states, or None.
         item_text: `[C, L, H]` text-only states, or None.
+        id_scores: `[B, C]` float32 of the ID model, NaN in rows it has no vector of; or None.
     """
 
     users: EntityBatch
@@ -47,6 +49,7 @@ class TrainingBatch:
     same_user: Tensor
     user_text: Tensor | None = None
     item_text: Tensor | None = None
+    id_scores: Tensor | None = None
 
 
 class TrainingData(Dataset[int]):
@@ -60,6 +63,8 @@ class TrainingData(Dataset[int]):
         n_extra: Extra negatives per row of a batch.
         user_text: Text-only states of the S rows, needed by the alignment loss.
         item_text: Text-only states of the N rows.
+        id_scores: Of the samples over the catalogue, needed by the distillation.
+        hard: Draws hard negatives; None for none.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class TrainingData(Dataset[int]):
         n_extra: int = 0,
         user_text: TextStates | None = None,
         item_text: TextStates | None = None,
+        id_scores: IDScores | None = None,
+        hard: HardNegatives | None = None,
     ) -> None:
         if len(samples) == 0:
             raise ValueError("expected training samples, got none")
@@ -79,6 +86,12 @@ class TrainingData(Dataset[int]):
             raise ValueError(f"expected {len(samples)} users, got {len(users)}")
         if n_extra and sampler is None:
             raise ValueError(f"expected a sampler for {n_extra} extra negatives, got none")
+        for name, rows in (
+            ("ID scores", None if id_scores is None else id_scores.queries),
+            ("pools of hard negatives", None if hard is None else hard.pools),
+        ):
+            if rows is not None and len(rows) != len(samples):
+                raise ValueError(f"expected {name} of {len(samples)} samples, got {len(rows)}")
         self.samples = samples
         self.users = users
         self.items = items
@@ -86,6 +99,8 @@ class TrainingData(Dataset[int]):
         self.n_extra = n_extra
         self.user_text = user_text
         self.item_text = item_text
+        self.id_scores = id_scores
+        self.hard = hard
         self._user_numbers = samples.users
         self._targets = samples.targets
         self._seen = samples.histories.sorted_unique()
@@ -111,12 +126,15 @@ class TrainingData(Dataset[int]):
         """
         rows = np.asarray(rows, dtype=np.int64)
         users, targets = self._user_numbers[rows], self._targets[rows]
-        pool = targets
+        pools = [targets]
         expected = len(rows) * self._target_share
         if self.sampler is not None and self.n_extra:
-            drawn = self.sampler.sample(users, self.n_extra, step=step)
-            pool = np.concatenate([targets, drawn.ravel()])
-        candidates = np.unique(pool)
+            pools.append(self.sampler.sample(users, self.n_extra, step=step).ravel())
+        if self.hard is not None:
+            drawn = self.hard.sample(rows, step=step)
+            pools.append(drawn[drawn >= 0])
+            expected = expected + len(rows) * self.hard.expected
+        candidates = np.unique(np.concatenate(pools))
         frequency = expected[candidates]
         if self.sampler is not None and self.n_extra:
             log_q = self.sampler.log_probability(candidates)
@@ -133,6 +151,7 @@ class TrainingData(Dataset[int]):
             same_user=torch.from_numpy(users[:, None] == users[None, :]),
             user_text=None if self.user_text is None else self.user_text.rows(rows),
             item_text=None if self.item_text is None else self.item_text.rows(candidates),
+            id_scores=None if self.id_scores is None else self.id_scores.of(rows, candidates),
         )
 
     def _negatives(

@@ -19,50 +19,15 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
+from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_softmax_loss
 from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
+from rarec.training.averaging import WeightAverage
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
+from rarec.training.config import LossConfig
+from rarec.training.gradient_caching import encode_in_chunks
 from rarec.training.lower_states import KeptLowerStates
-
-PREDICTION_LOSSES = ("softmax", "bpr")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What is minimised: prediction + alignment * (users + items), DESIGN.md section 1.7.
-
-    Attributes:
-        prediction: `softmax` over the batch's items with log-Q correction, or `bpr` (the paper's).
-        alignment: Weight of the alignment loss; 0 leaves it, and the text-only pass, out.
-        alignment_temperature: Divides its cosines.
-        extra_negatives: Unseen items drawn for each row, on top of the batch's own.
-        alpha: They are drawn from popularity to this power.
-    """
-
-    prediction: str = "softmax"
-    alignment: float = 0.0
-    alignment_temperature: float = 0.1
-    extra_negatives: int = 0
-    alpha: float = 0.75
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTION_LOSSES:
-            raise ValueError(
-                f"expected prediction to be one of {list(PREDICTION_LOSSES)}, "
-                f"got {self.prediction!r}"
-            )
-        if self.alignment < 0 or not self.alignment_temperature > 0:
-            raise ValueError(
-                f"expected alignment >= 0 and alignment_temperature > 0, "
-                f"got {self.alignment} and {self.alignment_temperature}"
-            )
-        if self.extra_negatives < 0 or self.alpha < 0:
-            raise ValueError(
-                f"expected extra_negatives >= 0 and alpha >= 0, "
-                f"got {self.extra_negatives} and {self.alpha}"
-            )
 
 
 def training_arguments(output: str | os.PathLike[str], **changes: Any) -> TrainingArguments:
@@ -113,6 +78,17 @@ class RARecTrainer(Trainer):
         self.loss = loss or LossConfig()
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
+        if self.loss.distillation and data.id_scores is None:
+            raise ValueError("expected ID scores in data for the distillation, got none")
+        if self.loss.hard_negatives and data.hard is None:
+            raise ValueError(
+                f"expected hard negatives in data for {self.loss.hard_negatives} a row, got none"
+            )
+        if self.loss.chunk_size is not None and max(args.world_size, args.n_gpu) > 1:
+            raise ValueError(
+                f"expected one process and one GPU with chunk_size, "
+                f"got {args.world_size} and {args.n_gpu}"
+            )
         if len(data) < args.train_batch_size and args.dataloader_drop_last:
             raise ValueError(
                 f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
@@ -162,22 +138,50 @@ class RARecTrainer(Trainer):
     ) -> Any:
         """Return the loss of the samples in `inputs["rows"]`, and if asked the scores."""
         batch = self.data.batch(inputs["rows"].cpu().numpy(), step=self._next_batch())
-        if self.lower is not None:
-            # as the forward of the model is
-            with self.accelerator.autocast():
-                batch = self.lower.fill(batch)
-        users, items = model(batch.users, batch.items)
+        users, items = self._representations(model, batch)
         scores = self._towers.scores(users, items)
         device = scores.device
-        negatives = batch.negatives.to(device)
+        positives, negatives = batch.positives.to(device), batch.negatives.to(device)
+        log_q = None
         if self.loss.prediction == "bpr":
-            loss = bpr_loss(scores, batch.positives.to(device), negatives)
+            loss = bpr_loss(scores, positives, negatives)
         else:
             log_q = batch.log_probability.to(device)
-            loss = sampled_softmax_loss(scores, batch.positives.to(device), negatives, log_q)
+            loss = sampled_softmax_loss(scores, positives, negatives, log_q)
+        if self.loss.distillation and batch.id_scores is not None:
+            loss = loss + self.loss.distillation * distillation_loss(
+                scores,
+                batch.id_scores.to(device),
+                positives,
+                negatives,
+                log_q,
+                temperature=self.loss.distillation_temperature,
+            )
         if self.loss.alignment:
             loss = loss + self.loss.alignment * self._alignment(batch)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def _representations(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return those of the users and the items of a batch."""
+        # as the forward of the model is
+        with self.accelerator.autocast():
+            if self.loss.chunk_size is not None:
+                return self._in_chunks(batch, self.loss.chunk_size)
+            if self.lower is not None:
+                batch = self.lower.fill(batch)
+        return model(batch.users, batch.items)
+
+    def _in_chunks(self, batch: TrainingBatch, size: int) -> tuple[Tensor, Tensor]:
+        towers, kept = self._towers, self.lower
+        users, items = (None, None) if kept is None else (kept.users, kept.items)
+        return (
+            encode_in_chunks(
+                towers, towers.user, batch.users, size, lower=users, numbers=batch.user_rows
+            ),
+            encode_in_chunks(
+                towers, towers.item, batch.items, size, lower=items, numbers=batch.item_rows
+            ),
+        )
 
     @property
     def _towers(self) -> RARec:
@@ -248,6 +252,7 @@ def train(
     *,
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
+    average_decay: float | None = None,
 ) -> TrainingReport:
     """Return what the training of a model did; the model is trained in place.
 
@@ -258,7 +263,11 @@ def train(
         loss: What is minimised.
         callbacks: Of transformers; `RichProgress` shows a bar.
         resume: Go on from the newest checkpoint in the output folder, if there is one.
+        average_decay: End with the average of the weights over the steps, of this decay: see
+            `WeightAverage`. None ends with the last weights.
     """
+    if average_decay is not None:
+        callbacks = [*callbacks, WeightAverage(model, average_decay)]
     trainer = RARecTrainer(model, args, data, loss, callbacks)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
