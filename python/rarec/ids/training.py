@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from rarec.data import Cases, Histories
 from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
 from rarec.ids.comirec import ComiRec
 from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.gru4rec import GRU4Rec
+from rarec.ids.losses import Loss, full_loss, sampled_loss
 from rarec.ids.sasrec import SASRec
 from rarec.selection import NegativeSampler
 
@@ -165,7 +165,7 @@ def train_encoder(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    loss_of = _sampled_loss(train, n_items, config) if config.negatives else _full_loss
+    loss_of = _loss(train, n_items, config)
     progress = Progress()
     identity = {"config": asdict(config), "n_items": n_items, "data": windows.digest()}
     if checkpoint is not None and Path(checkpoint).exists():
@@ -281,17 +281,13 @@ class _Windows:
         return inputs, targets, (inputs != self.n_items) & (held_out[:, 1:] == 0)
 
 
-# users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
-_Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
-
-
 def _train_epoch(
     model: HistoryEncoder,
     optimizer: torch.optim.Optimizer,
     windows: _Windows,
     config: IDConfig,
     epoch: int,
-    loss_of: _Loss,
+    loss_of: Loss,
 ) -> float:
     model.train()
     device = model.item_vectors.device
@@ -313,53 +309,8 @@ def _train_epoch(
     return total / len(starts)
 
 
-def _chosen(states: Tensor, target_vectors: Tensor) -> Tensor:
-    """Return `[M, E]`: of each row's K vectors the one nearest its target (ComiRec eq. 8)."""
-    if states.shape[1] == 1:
-        return states[:, 0]
-    nearest = (states * target_vectors[:, None]).sum(dim=-1).argmax(dim=1)
-    return states[torch.arange(len(states), device=states.device), nearest]
-
-
-def _full_loss(
-    model: HistoryEncoder,
-    users: NDArray[np.int64],  # noqa: ARG001
-    states: Tensor,
-    targets: Tensor,
-    counted: Tensor,
-    step: int,  # noqa: ARG001
-) -> Tensor:
-    """Return the cross entropy over the whole catalogue."""
-    target = targets[counted]
-    chosen = _chosen(states[counted], model.item_vectors[target])
-    return F.cross_entropy(chosen @ model.item_vectors.T, target)
-
-
-def _sampled_loss(train: Histories, n_items: int, config: IDConfig) -> _Loss:
-    """Return a loss over the target and a few items the user has not seen, log-Q corrected."""
+def _loss(train: Histories, n_items: int, config: IDConfig) -> Loss:
+    if not config.negatives:
+        return full_loss()
     sampler = NegativeSampler(train, n_items, alpha=config.alpha, seed=config.seed)
-    log_probability = torch.from_numpy(sampler.log_probability(np.arange(n_items))).float()
-
-    def loss(
-        model: HistoryEncoder,
-        users: NDArray[np.int64],
-        states: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-        step: int,
-    ) -> Tensor:
-        drawn = sampler.sample(users.astype(np.int32), config.negatives, step=step)
-        row = counted.nonzero()[:, 0]
-        negative = torch.from_numpy(drawn.astype(np.int64)).to(targets.device)[row]  # [M, n]
-        target = targets[counted]
-        log_q = log_probability.to(targets.device)
-        table = model.item_vectors
-        chosen = _chosen(states[counted], table[target])
-        positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
-        negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
-        # the positive stands for itself; each of the n draws for 1 / (n Q) items
-        correction = log_q[negative] + np.log(config.negatives)
-        logits = torch.cat([positive_score, negative_score - correction], dim=1)
-        return F.cross_entropy(logits, torch.zeros_like(target))
-
-    return loss
+    return sampled_loss(sampler, config.negatives)
