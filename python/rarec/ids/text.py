@@ -80,17 +80,14 @@ class TextItemEmbedding(nn.Module):
             text_part = self._projected(self.text[items])
         return self._kept(self.ids(items)) + text_part
 
+    @torch.no_grad()
     def leave_to_text(self, cold: Tensor) -> None:
-        """Set the ID part of items to zero, and keep it there whatever the loss says.
+        """Set the ID part of items to zero; it stays so in a loss that leaves them out.
 
         Args:
             cold: `[N]` bool: items without training events.
         """
-        trained = F.pad(~cold, (0, 1)).float()[:, None]
-        with torch.no_grad():
-            self.ids.weight.mul_(trained)
-        # Adam leaves a weight alone whose gradient has always been zero
-        self.ids.weight.register_hook(lambda gradient: gradient * trained.to(gradient.device))
+        self.ids.weight[:-1][cold] = 0
 
     def _projected(self, text: Tensor) -> Tensor:
         # as large as the ID part at the start, however many columns the text vectors have
