@@ -26,6 +26,12 @@ class ModelConfig:
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
             trained: the ID vectors raw.
+        item_tokens: A user's ID tokens are the ID model's vectors of the user and those of so many
+            newest items of the history, the newest last. An item without a vector, and a place
+            before the start of a history, is a zero vector (which comes out as the projector's
+            bias). A user without vectors has no item tokens either.
+        normalize_ids: Each ID vector is scaled to length one before it is projected. This one and
+            `item_tokens` are done by whoever makes what the towers read (`AlignedModel`).
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -43,6 +49,8 @@ class ModelConfig:
     prefix_rate: float = 10.0
     use_ids: bool = True
     projector: str = "layers"
+    item_tokens: int = 0
+    normalize_ids: bool = False
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -62,7 +70,8 @@ class ModelConfig:
                 raise ValueError(
                     f"expected {name} to be one of {list(known)}, got {getattr(self, name)!r}"
                 )
-        for name, least in (("layers", 1), ("prefix_length", 0), ("lora_rank", 1)):
+        at_least = {"layers": 1, "prefix_length": 0, "item_tokens": 0, "lora_rank": 1}
+        for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
