@@ -183,6 +183,15 @@ def fitted(rarec, files, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
+    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--text", tiny_llm)
+    code, _, err = rarec("fit-ids", fitted, *small)
+    assert code == 0, err
+    config = json.loads((fitted / "ids" / "config.json").read_text())
+    assert config["ids"]["text"] == str(tiny_llm)
+
+
+@pytest.mark.slow
 def test_prompts_of_the_user_are_kept_with_the_model(rarec, fitted, chat_llm):
     texts = {
         "user-prompt": "Jemand mochte {titles}. Was kommt als Nächstes?",

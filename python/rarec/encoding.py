@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.nn import functional as F
 
+from rarec.backbone import Backbone
 from rarec.model import EntityBatch, RARec, Tower
 from rarec.prompts import Tokens
 
@@ -80,6 +82,35 @@ def encode(
     for rows in length_batches(entities.tokens.lengths, batch_tokens):
         batch = entities.batch(rows).to(model.backbone.device)
         table[rows] = model.encode(tower, batch, prepared).cpu().numpy()
+        if on_rows is not None:
+            on_rows(len(rows))
+    return table
+
+
+@torch.no_grad()
+def encode_texts(
+    backbone: Backbone,
+    tokens: Tokens,
+    *,
+    batch_tokens: int = 4096,
+    on_rows: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return `[R, H]` float32 representations of texts as the language model alone has them.
+
+    Args:
+        backbone: The language model.
+        tokens: R texts.
+        batch_tokens: Tokens of a batch at most, padding included.
+        on_rows: Called after each batch with the number of rows it had.
+
+    Returns:
+        Pooled last states, each of length one.
+    """
+    table = np.empty((len(tokens), backbone.hidden_size), dtype=np.float32)
+    for rows in length_batches(tokens.lengths, batch_tokens):
+        ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
+        pooled = backbone.pool(backbone.last_hidden_states(ids, mask), mask)
+        table[rows] = F.normalize(pooled.float(), dim=-1).cpu().numpy()
         if on_rows is not None:
             on_rows(len(rows))
     return table

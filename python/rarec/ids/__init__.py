@@ -2,6 +2,7 @@
 
 from rarec.ids.embeddings import GivenIDs, IDEmbeddings, TrainedIDs, load_ids, read_vectors
 from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.text import standardised
 from rarec.ids.training import MODELS, IDConfig, IDReport, train_encoder
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "TrainedIDs",
     "load_ids",
     "read_vectors",
+    "standardised",
     "train_encoder",
 ]

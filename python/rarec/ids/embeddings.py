@@ -20,9 +20,12 @@ from safetensors.numpy import load_file, save_file
 from rarec.artifacts import read_config, write_config, write_folder
 from rarec.data import Histories
 from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.text import TextItemEmbedding
 from rarec.ids.training import IDConfig
 
 FORMAT = "rarec-ids"
+# of the encoder's tensors the one that is no part of its state
+_TEXT = "text_vectors"
 
 
 class IDEmbeddings(Protocol):
@@ -63,7 +66,7 @@ class TrainedIDs:
     Args:
         encoder: The model.
         config: How it was built.
-        item_known: `[N]` bool: items the training has seen.
+        item_known: `[N]` bool: items the training has seen, or whose text the encoder reads.
     """
 
     def __init__(
@@ -108,6 +111,9 @@ class TrainedIDs:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the embeddings as a folder: config.json, encoder.safetensors."""
         tensors = {k: t.detach().cpu().numpy() for k, t in self.encoder.state_dict().items()}
+        items = self.encoder.item_embedding
+        if isinstance(items, TextItemEmbedding):
+            tensors[_TEXT] = items.text_vectors.cpu().contiguous().numpy()
         with write_folder(folder) as temporary:
             save_file({**tensors, "item_known": self.item_known}, temporary / "encoder.safetensors")
             values = {
@@ -204,8 +210,8 @@ def load_ids(folder: str | os.PathLike[str]) -> TrainedIDs | GivenIDs:
         if config["source"] == "given":
             return GivenIDs(**load_file(folder / "vectors.safetensors"))
         ids = IDConfig(**config["ids"])
-        encoder = ids.build(int(config["n_items"]))
         tensors = load_file(folder / "encoder.safetensors")
+        encoder = ids.build(int(config["n_items"]), tensors.pop(_TEXT) if ids.text else None)
         known = tensors.pop("item_known")
         encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rarec.ids.text import TextItemEmbedding
+
 
 class HistoryEncoder(nn.Module):
     """A sequential recommender whose score is the largest inner product of K user vectors.
@@ -22,15 +24,27 @@ class HistoryEncoder(nn.Module):
         self.max_history = max_history
         self.n_vectors = n_vectors
         # the last row stands for padding and is never an answer
-        self.item_embedding = nn.Embedding(n_items + 1, dim, padding_idx=n_items)
-        nn.init.normal_(self.item_embedding.weight, std=dim**-0.5)
+        table = nn.Embedding(n_items + 1, dim, padding_idx=n_items)
+        nn.init.normal_(table.weight, std=dim**-0.5)
         with torch.no_grad():
-            self.item_embedding.weight[n_items].zero_()
+            table.weight[n_items].zero_()
+        self.item_embedding: nn.Embedding | TextItemEmbedding = table
 
     @property
     def item_vectors(self) -> Tensor:
-        """`[N, E]` the vectors that answers are scored with."""
+        """`[N, E]` the vectors that answers are scored with; computed each time with text."""
         return self.item_embedding.weight[: self.n_items]
+
+    def read_text(self, text_vectors: Tensor, *, id_dropout: float = 0.0) -> None:
+        """Add a linear map of text vectors to the item vectors, once, before any training.
+
+        Args:
+            text_vectors: `[N, F]` float32; zero for items without text.
+            id_dropout: Share of the ID parts left out in training.
+        """
+        table = self.item_embedding
+        assert isinstance(table, nn.Embedding)
+        self.item_embedding = TextItemEmbedding(table, text_vectors, id_dropout=id_dropout)
 
     def forward(self, history: Tensor) -> Tensor:
         """Return `[B, T, K, E]`: the user vectors after each place of the history.

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from rarec.data import Cases, Histories
 from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
 from rarec.ids.comirec import ComiRec
 from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.gru4rec import GRU4Rec
+from rarec.ids.losses import Loss, full_loss, sampled_loss
 from rarec.ids.sasrec import SASRec
+from rarec.ids.text import TextItemEmbedding
 from rarec.selection import NegativeSampler
 
 MODELS: dict[str, Callable[..., HistoryEncoder]] = {
@@ -53,6 +54,10 @@ class IDConfig:
         max_validation: Validation cases used for early stopping, chosen by the seed.
         seed: Of the start values, the batches, dropout and the negatives.
         options: Further arguments of the model, such as `n_interests` of ComiRec.
+        text: Name of a language model (as `AlignConfig.llm`): an item's vector is its ID embedding
+            plus a linear map of the vector that this one has for its title, frozen. So items
+            without training events have vectors too, of their titles alone. "" for IDs alone.
+        id_dropout: With `text`, share of the ID parts left out of the vectors in training.
     """
 
     model: str = "gru4rec"
@@ -68,6 +73,8 @@ class IDConfig:
     max_validation: int = 10_000
     seed: int = 0
     options: Mapping[str, int] = field(default_factory=dict)
+    text: str = ""
+    id_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -82,6 +89,12 @@ class IDConfig:
             raise ValueError(f"expected alpha >= 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"expected 0 <= dropout < 1, got {self.dropout}")
+        if not isinstance(self.text, str):
+            raise ValueError(f"expected text to be the name of a language model, got {self.text!r}")
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
+        if self.id_dropout and not self.text:
+            raise ValueError(f"expected id_dropout with text alone, got {self.id_dropout} without")
         if self.negatives < 0:
             raise ValueError(f"expected negatives >= 0, got {self.negatives}")
         accepted = set(signature(MODELS[self.model]).parameters) - {"n_items"}
@@ -92,15 +105,32 @@ class IDConfig:
                 f"got {sorted(unknown)}"
             )
 
-    def build(self, n_items: int) -> HistoryEncoder:
-        """Return a fresh model for a catalogue of `n_items`."""
-        return MODELS[self.model](
+    def build(
+        self, n_items: int, text_vectors: NDArray[np.float32] | None = None
+    ) -> HistoryEncoder:
+        """Return a fresh model for a catalogue of `n_items`.
+
+        Args:
+            n_items: N.
+            text_vectors: `[N, F]` float32 where `text` is set; zero for items without text.
+
+        Raises:
+            ValueError: If there are text vectors and no `text`, or the other way round, or they
+                do not fit.
+        """
+        if (text_vectors is not None) != bool(self.text):
+            got = "none" if text_vectors is None else list(text_vectors.shape)
+            raise ValueError(f"expected text_vectors where text is set ({self.text!r}), got {got}")
+        encoder = MODELS[self.model](
             n_items,
             dim=self.dim,
             max_history=self.max_history,
             dropout=self.dropout,
             **self.options,
         )
+        if text_vectors is not None:
+            encoder.read_text(torch.from_numpy(text_vectors), id_dropout=self.id_dropout)
+        return encoder
 
 
 @dataclass(frozen=True)
@@ -135,6 +165,7 @@ def train_encoder(
     config: IDConfig,
     *,
     held_out: NDArray[np.bool_] | None = None,
+    text_vectors: NDArray[np.float32] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> tuple[HistoryEncoder, IDReport]:
@@ -147,6 +178,8 @@ def train_encoder(
         config: The model and how it is trained.
         held_out: `[E]` bool over `train.items`: events that are never a target of the loss. They
             stay in the histories (DESIGN.md section 1.9).
+        text_vectors: `[N, F]` float32 where `config.text` is set (see `text.standardised`); zero
+            for items without text.
         checkpoint: A file; written after each epoch, and gone on from where it exists.
         on_epoch: Called after each epoch with its number from 1, the loss and the NDCG@10.
 
@@ -161,13 +194,19 @@ def train_encoder(
         chosen = np.random.default_rng(config.seed).permutation(len(validation))
         validation = validation.take(np.sort(chosen[: config.max_validation]))
     torch.manual_seed(config.seed)
-    model = config.build(n_items)
+    model = config.build(n_items, text_vectors)
+    cold = None
+    if isinstance(model.item_embedding, TextItemEmbedding):
+        cold = torch.from_numpy(train.counts(n_items) == 0)
+        model.item_embedding.leave_to_text(cold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    loss_of = _sampled_loss(train, n_items, config) if config.negatives else _full_loss
+    loss_of = _loss(train, n_items, config, cold)
     progress = Progress()
     identity = {"config": asdict(config), "n_items": n_items, "data": windows.digest()}
+    if text_vectors is not None:
+        identity["text"] = hashlib.sha256(np.ascontiguousarray(text_vectors).tobytes()).hexdigest()
     if checkpoint is not None and Path(checkpoint).exists():
         progress = read_checkpoint(checkpoint, identity, model, optimizer)
 
@@ -199,13 +238,14 @@ def validation_ndcg(model: HistoryEncoder, cases: Cases, *, block: int = 256) ->
     Ties count half. Users go in blocks, so memory stays at block x N.
     """
     model.eval()
-    device = model.item_vectors.device
+    table = model.item_vectors
+    device = table.device
     total = 0.0
     for start in range(0, len(cases), block):
         part = cases.take(np.arange(start, min(start + block, len(cases))))
         history = part.histories.padded(model.max_history, model.n_items)
         users = model.user_vectors(torch.from_numpy(history).to(device))  # [B, K, E]
-        scores = (users @ model.item_vectors.T).amax(dim=1)
+        scores = (users @ table.T).amax(dim=1)
         target = torch.from_numpy(part.targets.astype(np.int64)).to(device)[:, None]
         reached = scores.gather(1, target)
         # nothing is above NaN: a training that diverged would get the best rank
@@ -281,20 +321,16 @@ class _Windows:
         return inputs, targets, (inputs != self.n_items) & (held_out[:, 1:] == 0)
 
 
-# users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
-_Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
-
-
 def _train_epoch(
     model: HistoryEncoder,
     optimizer: torch.optim.Optimizer,
     windows: _Windows,
     config: IDConfig,
     epoch: int,
-    loss_of: _Loss,
+    loss_of: Loss,
 ) -> float:
     model.train()
-    device = model.item_vectors.device
+    device = next(model.parameters()).device
     # keyed by the epoch, so that a resumed run sees the same batches
     order = np.random.default_rng([config.seed, epoch]).permutation(len(windows))
     starts = range(0, len(windows), config.batch_size)
@@ -313,53 +349,8 @@ def _train_epoch(
     return total / len(starts)
 
 
-def _chosen(states: Tensor, target_vectors: Tensor) -> Tensor:
-    """Return `[M, E]`: of each row's K vectors the one nearest its target (ComiRec eq. 8)."""
-    if states.shape[1] == 1:
-        return states[:, 0]
-    nearest = (states * target_vectors[:, None]).sum(dim=-1).argmax(dim=1)
-    return states[torch.arange(len(states), device=states.device), nearest]
-
-
-def _full_loss(
-    model: HistoryEncoder,
-    users: NDArray[np.int64],  # noqa: ARG001
-    states: Tensor,
-    targets: Tensor,
-    counted: Tensor,
-    step: int,  # noqa: ARG001
-) -> Tensor:
-    """Return the cross entropy over the whole catalogue."""
-    target = targets[counted]
-    chosen = _chosen(states[counted], model.item_vectors[target])
-    return F.cross_entropy(chosen @ model.item_vectors.T, target)
-
-
-def _sampled_loss(train: Histories, n_items: int, config: IDConfig) -> _Loss:
-    """Return a loss over the target and a few items the user has not seen, log-Q corrected."""
+def _loss(train: Histories, n_items: int, config: IDConfig, cold: Tensor | None) -> Loss:
+    if not config.negatives:
+        return full_loss(cold)
     sampler = NegativeSampler(train, n_items, alpha=config.alpha, seed=config.seed)
-    log_probability = torch.from_numpy(sampler.log_probability(np.arange(n_items))).float()
-
-    def loss(
-        model: HistoryEncoder,
-        users: NDArray[np.int64],
-        states: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-        step: int,
-    ) -> Tensor:
-        drawn = sampler.sample(users.astype(np.int32), config.negatives, step=step)
-        row = counted.nonzero()[:, 0]
-        negative = torch.from_numpy(drawn.astype(np.int64)).to(targets.device)[row]  # [M, n]
-        target = targets[counted]
-        log_q = log_probability.to(targets.device)
-        table = model.item_vectors
-        chosen = _chosen(states[counted], table[target])
-        positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
-        negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
-        # the positive stands for itself; each of the n draws for 1 / (n Q) items
-        correction = log_q[negative] + np.log(config.negatives)
-        logits = torch.cat([positive_score, negative_score - correction], dim=1)
-        return F.cross_entropy(logits, torch.zeros_like(target))
-
-    return loss
+    return sampled_loss(sampler, config.negatives, cold)

@@ -40,6 +40,12 @@ class ModelConfig:
         pool: How a text's last states become one: as the `backbone` does, or by `attention` of a
             learned query of each side to them, which starts as their mean. The text-only states
             of the alignment loss stay those of the backbone.
+        item_tokens: A user's ID tokens are the ID model's vectors of the user and those of so many
+            newest items of the history, the newest last. An item without a vector, and a place
+            before the start of a history, is a zero vector (which comes out as the projector's
+            bias). A user without vectors has no item tokens either.
+        normalize_ids: Each ID vector is scaled to length one before it is projected. This one and
+            `item_tokens` are done by whoever makes what the towers read (`AlignedModel`).
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -63,6 +69,8 @@ class ModelConfig:
     id_dropout: float = 0.0
     id_noise: float = 0.0
     pool: str = "backbone"
+    item_tokens: int = 0
+    normalize_ids: bool = False
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -87,6 +95,7 @@ class ModelConfig:
         for name, least in (
             ("layers", 1),
             ("prefix_length", 0),
+            ("item_tokens", 0),
             ("lora_rank", 1),
             ("projector_rank", 1),
         ):

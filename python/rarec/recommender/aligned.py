@@ -1,6 +1,7 @@
 """A trained model together with what it reads: titles and ID embeddings.
 
-Axes: C cases or users, N items, K vectors per user, E width of ID vectors, H hidden size.
+Axes: C cases or users, N items, K vectors per user, n item tokens, E width of ID vectors, H hidden
+size.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class AlignedModel:
         tokens = self.prompts.items(np.arange(len(self.prompts.titles)))
         if self.ids is None:
             return self._readable(Entities(tokens))
-        vectors = self.ids.item_vectors[:, None]
+        vectors = self._scaled(self.ids.item_vectors[:, None])
         return self._readable(Entities(tokens, vectors, self.ids.item_known))
 
     def user_entities(
@@ -65,7 +66,7 @@ class AlignedModel:
         *,
         tokens: Tokens | None = None,
     ) -> Entities:
-        """Return the texts and ID vectors of users.
+        """Return the texts and ID vectors of users: `[C, K + n, E]`, n being `item_tokens`.
 
         Args:
             histories: C histories, oldest first; an empty one makes a cold user.
@@ -76,7 +77,10 @@ class AlignedModel:
         if self.ids is None:
             return self._readable(Entities(tokens))
         vectors, known = self.ids.user_vectors(histories, users)
-        return self._readable(Entities(tokens, vectors, known))
+        if n_tokens := self.model.model_config.item_tokens:
+            newest = _newest_items(self.ids, histories, n_tokens)
+            vectors = np.concatenate([vectors, newest], axis=1)
+        return self._readable(Entities(tokens, self._scaled(vectors), known))
 
     def text_states(self, tokens: Tokens) -> TextStates:
         """Return the text-only states of texts, kept in the cache of the package."""
@@ -104,6 +108,13 @@ class AlignedModel:
         users = self.user_entities(cases.histories, cases.users)
         return ScoreVectors(self.queries(users)[:, None], item_vectors)
 
+    def _scaled(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return ID vectors as the towers read them: of length one, if the model is set so."""
+        if not self.model.model_config.normalize_ids:
+            return vectors
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+
     def _readable(self, entities: Entities) -> Entities:
         """Return the entities, or refuse texts of more than the model has positions for."""
         backbone = self.model.backbone
@@ -123,3 +134,12 @@ class AlignedModel:
     def _encode(self, tower: Tower, entities: Entities, what: str) -> NDArray[np.float32]:
         with progress_bar(f"encode {what}", len(entities), shown=self.progress) as advance:
             return encode(self.model, tower, entities, on_rows=advance)
+
+
+def _newest_items(ids: IDEmbeddings, histories: Histories, n: int) -> NDArray[np.float32]:
+    """Return `[C, n, E]`: vectors of the newest n items, the newest last; zero without one."""
+    n_items = len(ids.item_known)
+    places = histories.padded(n, n_items)
+    vectors = ids.item_vectors[np.minimum(places, n_items - 1)]
+    vectors[~np.append(ids.item_known, False)[places]] = 0
+    return vectors

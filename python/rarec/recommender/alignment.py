@@ -136,7 +136,11 @@ def _set_id_scales(model: RARec, users: Entities, items: Entities) -> None:
     for tower, entities in ((model.user, users), (model.item, items)):
         if tower.id_dim and entities.id_vectors is not None:
             known = slice(None) if entities.has_id is None else entities.has_id
-            tower.set_id_scale(torch.from_numpy(entities.id_vectors[known]))
+            vectors = entities.id_vectors[known]
+            # a zero vector stands for an item that is not there
+            vectors = vectors[vectors.any(axis=-1)]
+            if len(vectors):
+                tower.set_id_scale(torch.from_numpy(vectors))
 
 
 def _identity(

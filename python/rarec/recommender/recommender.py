@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from rarec.backbone import Backbone, LanguageModel
 from rarec.data import Dataset, Histories, Split
-from rarec.ids import IDConfig, IDEmbeddings, IDReport, TrainedIDs, train_encoder
+from rarec.ids import IDConfig, IDEmbeddings, IDReport, TrainedIDs
 from rarec.index import ItemIndex, Recommendation
-from rarec.progress import progress_bar
 from rarec.recommender import storage
 from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.alignment import align
 from rarec.recommender.comparison import evaluate
 from rarec.recommender.configs import AlignConfig, SplitConfig
+from rarec.recommender.id_models import fit_id_model, title_vectors
 from rarec.recommender.shelf import Shelf
 from rarec.selection import Samples, SelectionConfig, SelectionReport, held_out_mask, select
 from rarec.training import TrainingReport
@@ -101,14 +100,19 @@ class Recommender:
                 1.9); chooses the samples if that has not been done.
             baseline: With `hold_out`, train a second one on all targets, so that tables compare
                 with the strongest ID model.
+
+        Raises:
+            ValueError: If the model reads titles (`IDConfig.text`) and there are none.
         """
         config = config or IDConfig()
+        text_vectors = title_vectors(self, config.text) if config.text else None
         held_out = held_out_mask(self._chosen_samples()) if hold_out else None
         self.seeds["ids"] = config.seed
-        ids, report = self._train_ids(config, held_out, "id_held_out" if hold_out else "id")
+        name = "id_held_out" if hold_out else "id"
+        ids, report = fit_id_model(self, config, name, held_out, text_vectors)
         self._replace_ids(ids)
         if hold_out and baseline:
-            self.baseline, _ = self._train_ids(config, None, "id")
+            self.baseline, _ = fit_id_model(self, config, "id", None, text_vectors)
             self._write("baseline")
         return report
 
@@ -350,38 +354,6 @@ class Recommender:
     def _write(self, part: str) -> None:
         if self.folder is not None:
             storage.write_part(self, part)
-
-    def _train_ids(
-        self, config: IDConfig, held_out: NDArray[np.bool_] | None, name: str
-    ) -> tuple[TrainedIDs, IDReport]:
-        train = self.split.train
-        checkpoint = self.folder / "checkpoints" / f"{name}.safetensors" if self.folder else None
-        started = time.perf_counter()
-        with progress_bar(f"fit {name}", config.max_epochs, shown=self.progress) as advance:
-
-            def on_epoch(epoch: int, loss: float, ndcg: float) -> None:
-                del epoch
-                advance(note=f"loss {loss:.3f}  validation NDCG@10 {ndcg:.4f}")
-
-            encoder, report = train_encoder(
-                train,
-                self.split.validation,
-                self.dataset.n_items,
-                config,
-                held_out=held_out,
-                checkpoint=checkpoint,
-                on_epoch=on_epoch,
-            )
-        if checkpoint is not None:
-            checkpoint.unlink()
-        known = train.counts(self.dataset.n_items) > 0
-        self.facts[name] = {
-            "samples": report.samples,
-            "steps": report.epochs,
-            "trainable_parameters": sum(p.numel() for p in encoder.parameters()),
-            "seconds": time.perf_counter() - started,
-        }
-        return TrainedIDs(encoder, config, known), report
 
     def _titled(self, titles: Sequence[str]) -> Histories:
         """Return one history: the items of the catalogue that have one of the titles."""

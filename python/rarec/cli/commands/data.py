@@ -117,6 +117,9 @@ def fit_ids(
     patience: Annotated[int, typer.Option(help="Epochs without a better NDCG@10.")] = 15,
     negatives: Annotated[int, typer.Option(help="Sampled softmax; 0: over all items.")] = 0,
     interests: Annotated[int, typer.Option(help="Vectors per user, of comirec.")] = 4,
+    text: Annotated[
+        str, typer.Option(help="Language model whose vectors of the titles are read too.")
+    ] = "",
     fraction: Annotated[float, typer.Option(help="Share of samples to tune on later.")] = 0.1,
     denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = False,
     diversify: Annotated[bool, typer.Option(help="Spread over kinds of samples.")] = True,
@@ -159,6 +162,7 @@ def fit_ids(
         negatives=negatives,
         seed=seed,
         options=options,
+        text=text,
     )
     selection = SelectionConfig(
         fraction=fraction, denoise=denoise, diversify=diversify, language=language, seed=seed

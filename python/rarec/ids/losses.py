@@ -1,0 +1,97 @@
+"""What the training of an ID model minimises: the softmax over all items, or over a few drawn.
+
+Axes: B users of a batch, T places, K vectors per user, E width, N items, M targets, n negatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from rarec.ids.encoder import HistoryEncoder
+from rarec.selection import NegativeSampler
+
+# users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
+Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
+
+
+def full_loss(cold: Tensor | None = None) -> Loss:
+    """Return the cross entropy over the whole catalogue.
+
+    Args:
+        cold: `[N]` bool: items that are never a target. Left out: to be a negative always, and
+            never a positive, would teach that what their texts say is not wanted.
+    """
+    offset = _offset(cold)
+
+    def loss(
+        model: HistoryEncoder,
+        users: NDArray[np.int64],  # noqa: ARG001
+        states: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+        step: int,  # noqa: ARG001
+    ) -> Tensor:
+        target = targets[counted]
+        table = model.item_vectors
+        chosen = _chosen(states[counted], table[target])
+        bias = None if offset is None else offset.to(table.device)
+        return F.cross_entropy(F.linear(chosen, table, bias), target)
+
+    return loss
+
+
+def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None = None) -> Loss:
+    """Return a loss over the target and a few items the user has not seen, log-Q corrected.
+
+    Args:
+        sampler: Of the items.
+        negatives: n, drawn per user.
+        cold: See `full_loss`.
+    """
+    log_probability = torch.from_numpy(sampler.log_probability(np.arange(sampler.n_items))).float()
+    offset = _offset(cold)
+
+    def loss(
+        model: HistoryEncoder,
+        users: NDArray[np.int64],
+        states: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+        step: int,
+    ) -> Tensor:
+        drawn = sampler.sample(users.astype(np.int32), negatives, step=step)
+        row = counted.nonzero()[:, 0]
+        negative = torch.from_numpy(drawn.astype(np.int64)).to(targets.device)[row]  # [M, n]
+        target = targets[counted]
+        log_q = log_probability.to(targets.device)
+        table = model.item_vectors
+        chosen = _chosen(states[counted], table[target])
+        positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
+        negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
+        # the positive stands for itself; each of the n draws for 1 / (n Q) items
+        correction = log_q[negative] + np.log(negatives)
+        if offset is not None:
+            negative_score = negative_score + offset.to(targets.device)[negative]
+        logits = torch.cat([positive_score, negative_score - correction], dim=1)
+        return F.cross_entropy(logits, torch.zeros_like(target))
+
+    return loss
+
+
+def _offset(cold: Tensor | None) -> Tensor | None:
+    """Return `[N]` what scores are raised by: nothing, or minus infinity."""
+    return None if cold is None else torch.zeros(len(cold)).masked_fill(cold, -torch.inf)
+
+
+def _chosen(states: Tensor, target_vectors: Tensor) -> Tensor:
+    """Return `[M, E]`: of each row's K vectors the one nearest its target (ComiRec eq. 8)."""
+    if states.shape[1] == 1:
+        return states[:, 0]
+    nearest = (states * target_vectors[:, None]).sum(dim=-1).argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), nearest]
