@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -226,6 +227,30 @@ def test_a_diverse_selection_is_more_even_than_chance() -> None:
     assert spread(True) < spread(False)
 
 
+@pytest.mark.parametrize("diversify", [True, False])
+def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
+    histories = planted(n_users=400)
+    every = training_samples(histories)
+    ages = histories.offsets[1:][every.users] - every.positions
+    numbers, n = buckets(every, 40) if diversify else (np.zeros(len(every), np.int32), 1)
+    config = SelectionConfig(fraction=0.1, diversify=diversify)
+    random, _ = select(histories, titles_of(40), config)
+    newest, report = select(histories, titles_of(40), replace(config, order="newest"))
+    chosen = np.isin(every.positions, newest.positions)
+    assert chosen.sum() == report.n_selected == len(random)
+    # as many of each bucket as of a random choice, none older than one that was left
+    drawn = np.isin(every.positions, random.positions)
+    for bucket in range(n):
+        inside = numbers == bucket
+        assert (chosen & inside).sum() == (drawn & inside).sum()
+        if (chosen & inside).any() and (~chosen & inside).any():
+            assert ages[chosen & inside].max() <= ages[~chosen & inside].min()
+    assert (
+        select(histories, titles_of(40), replace(config, order="newest"))[0].positions.tolist()
+        == newest.positions.tolist()
+    )
+
+
 def test_few_survivors_are_all_taken_and_the_report_says_so() -> None:
     config = SelectionConfig(fraction=0.8, denoise=True)
     samples, report = select(HISTORIES, TITLES, config)
@@ -260,6 +285,7 @@ def test_a_selection_of_nothing_is_empty() -> None:
         ({"language": "x"}, "expected a language"),
         ({"n_length": 0}, "at least 1 quantile"),
         ({"max_history": 0}, "max_history >= 1"),
+        ({"order": "oldest"}, "order to be one of"),
     ],
 )
 def test_a_config_says_what_is_wrong(values: dict, message: str) -> None:

@@ -192,3 +192,50 @@ def test_what_does_not_fit_is_refused(llm, planted, ids, tmp_path):
 def test_text_alone_takes_nothing_from_the_id_model():
     loss = LossConfig(hard_negatives=2, distillation=1.0, alignment=1.0)
     assert AlignConfig(loss=loss).without_ids().loss == LossConfig()
+
+
+@pytest.mark.parametrize(("id_score", "warmup"), [("fixed", 0), ("learned", 0), ("fixed", 8)])
+def test_a_model_learns_beside_the_id_scores(llm, planted, ids, tmp_path, id_score, warmup):
+    samples = training_samples(planted.histories)
+    data = make_data(llm, planted, id_scores=sample_scores(ids, samples, samples.prefixes(5)))
+    config = ModelConfig(prefix_length=2, use_ids=False, id_score=id_score, id_weight=0.5)
+    model = RARec(llm[0], user_id_dim=E, item_id_dim=E, config=config)
+    args = training_arguments(tmp_path, per_device_train_batch_size=30, max_steps=2)
+    trainer = RARecTrainer(model, args, data, LossConfig(id_score_warmup=warmup))
+    trainer.state.global_step = 2
+    # the user without an ID vector is among them
+    rows = np.arange(15, 45)
+    loss, outputs = trainer.compute_loss(
+        model, {"rows": torch.from_numpy(rows)}, return_outputs=True
+    )
+    batch = data.batch(rows, step=2)
+    by_id = data.id_scores.of(rows, batch.item_rows)
+    assert by_id.isnan().any()
+    with torch.no_grad():
+        alone = model.scores(*model(batch.users, batch.items))
+    weight = 0.5 * (2 / warmup if warmup else 1)
+    expected = alone + weight * by_id.nan_to_num(nan=0.0)
+    torch.testing.assert_close(outputs["scores"], expected)
+    torch.testing.assert_close(
+        loss,
+        sampled_softmax_loss(expected, batch.positives, batch.negatives, batch.log_probability),
+    )
+    loss.backward()
+    if id_score == "learned":
+        assert model.log_id_weight.grad.abs() > 0
+    else:
+        assert not hasattr(model, "log_id_weight")
+
+
+def test_learning_beside_id_scores_needs_them(llm, planted, tmp_path):
+    config = ModelConfig(prefix_length=2, use_ids=False, id_score="fixed")
+    model = RARec(llm[0], user_id_dim=E, item_id_dim=E, config=config)
+    args = training_arguments(tmp_path, per_device_train_batch_size=30)
+    with pytest.raises(ValueError, match="expected ID scores"):
+        RARecTrainer(model, args, make_data(llm, planted))
+    with pytest.raises(ValueError, match="id_score to be one of"):
+        ModelConfig(id_score="some")
+    with pytest.raises(ValueError, match="id_weight > 0"):
+        ModelConfig(id_weight=0.0)
+    with pytest.raises(ValueError, match="id_score_warmup >= 0"):
+        LossConfig(id_score_warmup=-1)

@@ -9,6 +9,7 @@ POOLS = ("backbone", "attention")
 PROJECTOR_STARTS = ("random", "ridge")
 PROJECTORS = ("layers", "shared", "fixed")
 SIMILARITIES = ("cosine", "dot")
+ID_SCORES = ("none", "fixed", "learned")
 TUNED = ("none", "lora", "full")
 
 
@@ -46,6 +47,10 @@ class ModelConfig:
             bias). A user without vectors has no item tokens either.
         normalize_ids: Each ID vector is scaled to length one before it is projected. This one and
             `item_tokens` are done by whoever makes what the towers read (`AlignedModel`).
+        id_score: The ID model's score of the samples is added to the model's own in training, so
+            that this learns what that one does not know (a product of experts): `none`; `fixed`,
+            times `id_weight`; `learned`, times a learned number that starts there.
+        id_weight: See `id_score`.
         tune: Weights of the language model that are trained: `none`; `lora`, matrices of low rank
             beside those of its attention (Hu et al. 2021, arXiv:2106.09685; through `peft`);
             `full`, all.
@@ -71,6 +76,8 @@ class ModelConfig:
     pool: str = "backbone"
     item_tokens: int = 0
     normalize_ids: bool = False
+    id_score: str = "none"
+    id_weight: float = 1.0
     tune: str = "none"
     llm_rate: float = 0.1
     lora_rank: int = 8
@@ -85,6 +92,7 @@ class ModelConfig:
             ("projector", PROJECTORS),
             ("projector_start", PROJECTOR_STARTS),
             ("pool", POOLS),
+            ("id_score", ID_SCORES),
             ("tune", TUNED),
             ("similarity", SIMILARITIES),
         ):
@@ -102,7 +110,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
-        for name in ("temperature", "prefix_rate", "llm_rate", "lora_alpha"):
+        for name in ("temperature", "prefix_rate", "id_weight", "llm_rate", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
         # not `<`: a nan is refused too

@@ -73,6 +73,8 @@ class RARec(nn.Module):
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(config.temperature)), requires_grad=config.similarity == "cosine"
         )
+        if config.id_score == "learned":
+            self.log_id_weight = nn.Parameter(torch.tensor(math.log(config.id_weight)))
         if config.tune != "none":
             weights = backbone.train_weights(
                 config.tune, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
@@ -191,6 +193,13 @@ class RARec(nn.Module):
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Return `[B, N]`: inner products of representations over the temperature."""
         return users @ items.T * torch.exp(-self.log_temperature)
+
+    @property
+    def id_weight(self) -> Tensor | float:
+        """What the ID model's scores are multiplied by in training; 0 if they are left out."""
+        if self.model_config.id_score == "learned":
+            return self.log_id_weight.exp()
+        return self.model_config.id_weight if self.model_config.id_score == "fixed" else 0.0
 
     def n_trainable(self) -> int:
         """Return the number of trained parameters."""

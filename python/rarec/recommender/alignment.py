@@ -122,9 +122,10 @@ def _training_data(
         parts["sampler"] = NegativeSampler(
             samples.histories, len(items), alpha=loss.alpha, seed=config.seed
         )
-    if loss.hard_negatives or loss.distillation:
+    by_id = loss.distillation or config.model.id_score != "none"
+    if loss.hard_negatives or by_id:
         scores = sample_scores(ids, samples, prefixes)
-        if loss.distillation:
+        if by_id:
             parts["id_scores"] = scores
         if loss.hard_negatives:
             pools = hard_pools(scores, samples, dataset, loss.hard_pool)

@@ -19,6 +19,8 @@ from rarec.selection.denoising import denoise
 from rarec.selection.samples import Samples, training_samples
 from rarec.selection.stop_words import stop_words
 
+ORDERS = ("random", "newest")
+
 
 @dataclass(frozen=True)
 class SelectionConfig:
@@ -29,7 +31,9 @@ class SelectionConfig:
         denoise: Drop samples whose target shares no word with its history (the paper's rule; off,
             since on MovieLens-100K it costs a fifth of HR@100, see docs/decisions.md).
         diversify: Spread the budget over buckets of history length and target popularity; else
-            choose evenly at random.
+            choose from all alike.
+        order: Which ones are chosen, of a bucket or of all: `random`, or `newest`, those nearest to
+            the end of their history first.
         seed: Seed of the random choice.
         language: Whose stop words are left out when words are compared: one of `LANGUAGES`.
         min_history: Events that must come before a target.
@@ -41,6 +45,7 @@ class SelectionConfig:
     fraction: float = 0.1
     denoise: bool = False
     diversify: bool = True
+    order: str = "random"
     seed: int = 0
     language: str = "en"
     min_history: int = 1
@@ -51,6 +56,8 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"expected a fraction above 0 and up to 1, got {self.fraction}")
+        if self.order not in ORDERS:
+            raise ValueError(f"expected order to be one of {list(ORDERS)}, got {self.order!r}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"expected a seed from 0 to 2**64 - 1, got {self.seed}")
         if self.min_history < 0 or (self.max_history is not None and self.max_history < 1):
@@ -201,4 +208,21 @@ def _spread(
         # one bucket for all is an even choice
         numbers, n_buckets, n_filled = np.zeros(len(samples), dtype=np.int32), 1, None
     rows = _rust.stratified_sample(numbers, n_buckets, budget, config.seed)
+    if config.order == "newest":
+        rows = _newest(samples, numbers, np.bincount(numbers[rows], minlength=n_buckets), config)
     return samples.take(rows), n_filled
+
+
+def _newest(
+    samples: Samples,
+    numbers: NDArray[np.int32],
+    wanted: NDArray[np.int64],
+    config: SelectionConfig,
+) -> NDArray[np.int64]:
+    """Return sorted rows: of each bucket the wanted number of those nearest to the end."""
+    age = samples.histories.offsets[1:][samples.users] - samples.positions
+    lot = np.random.default_rng(config.seed).random(len(samples))
+    order = np.lexsort([lot, age, numbers])
+    sizes = np.bincount(numbers, minlength=len(wanted))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[place < np.repeat(wanted, sizes)])

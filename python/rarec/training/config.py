@@ -24,6 +24,8 @@ class LossConfig:
         hard_pool: So many of the highest.
         distillation: Weight of the divergence from the ID model's scores; 0 leaves it out.
         distillation_temperature: Divides the ID model's scores.
+        id_score_warmup: Steps over which the ID model's score rises to its full weight, see
+            `ModelConfig.id_score`.
         chunk_size: So many users or items are in memory at once, for batches that would not fit:
             the gradients stay the same, and each text is read twice (gradient caching). None
             keeps whole batches.
@@ -41,6 +43,7 @@ class LossConfig:
     hard_pool: int = 100
     distillation: float = 0.0
     distillation_temperature: float = 1.0
+    id_score_warmup: int = 0
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -69,5 +72,7 @@ class LossConfig:
                 f"expected distillation >= 0 and distillation_temperature > 0, "
                 f"got {self.distillation} and {self.distillation_temperature}"
             )
+        if self.id_score_warmup < 0:
+            raise ValueError(f"expected id_score_warmup >= 0, got {self.id_score_warmup}")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"expected chunk_size >= 1, got {self.chunk_size}")

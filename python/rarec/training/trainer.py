@@ -78,8 +78,9 @@ class RARecTrainer(Trainer):
         self.loss = loss or LossConfig()
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
-        if self.loss.distillation and data.id_scores is None:
-            raise ValueError("expected ID scores in data for the distillation, got none")
+        needs_id_scores = self.loss.distillation or model.model_config.id_score != "none"
+        if needs_id_scores and data.id_scores is None:
+            raise ValueError("expected ID scores in data to learn beside or from them, got none")
         if self.loss.hard_negatives and data.hard is None:
             raise ValueError(
                 f"expected hard negatives in data for {self.loss.hard_negatives} a row, got none"
@@ -142,6 +143,11 @@ class RARecTrainer(Trainer):
         scores = self._towers.scores(users, items)
         device = scores.device
         positives, negatives = batch.positives.to(device), batch.negatives.to(device)
+        alone = scores
+        if batch.id_scores is not None and self._towers.model_config.id_score != "none":
+            # a sample without an ID vector is scored by its text alone
+            by_id = batch.id_scores.to(device).nan_to_num(nan=0.0)
+            scores = scores + self._id_weight() * by_id
         log_q = None
         if self.loss.prediction == "bpr":
             loss = bpr_loss(scores, positives, negatives)
@@ -150,7 +156,7 @@ class RARecTrainer(Trainer):
             loss = sampled_softmax_loss(scores, positives, negatives, log_q)
         if self.loss.distillation and batch.id_scores is not None:
             loss = loss + self.loss.distillation * distillation_loss(
-                scores,
+                alone,
                 batch.id_scores.to(device),
                 positives,
                 negatives,
@@ -160,6 +166,12 @@ class RARecTrainer(Trainer):
         if self.loss.alignment:
             loss = loss + self.loss.alignment * self._alignment(batch)
         return (loss, {"scores": scores}) if return_outputs else loss
+
+    def _id_weight(self) -> Tensor | float:
+        """Return the weight of the ID model's score in this step."""
+        warmup = self.loss.id_score_warmup
+        share = min(1.0, self.state.global_step / warmup) if warmup else 1.0
+        return share * self._towers.id_weight
 
     def _representations(self, model: nn.Module, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """Return those of the users and the items of a batch."""

@@ -123,6 +123,7 @@ def fit_ids(
     fraction: Annotated[float, typer.Option(help="Share of samples to tune on later.")] = 0.1,
     denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = False,
     diversify: Annotated[bool, typer.Option(help="Spread over kinds of samples.")] = True,
+    order: Annotated[str, typer.Option(help="Samples: random, or newest first.")] = "random",
     language: Annotated[str, typer.Option(help="Whose stop words are ignored.")] = "en",
     hold_out: Annotated[bool, typer.Option(help="Keep them out of the ID model's loss.")] = True,
     baseline: Annotated[bool, typer.Option(help="Train a second one on all, to compare.")] = True,
@@ -165,7 +166,12 @@ def fit_ids(
         text=text,
     )
     selection = SelectionConfig(
-        fraction=fraction, denoise=denoise, diversify=diversify, language=language, seed=seed
+        fraction=fraction,
+        denoise=denoise,
+        diversify=diversify,
+        order=order,
+        language=language,
+        seed=seed,
     )
     recommender = Recommender.load(run, progress=True)
     given = None
