@@ -20,6 +20,7 @@ from rarec.recommender import (
     Recommender,
     SplitConfig,
     alignment,
+    fusion,
     recipe,
     storage,
 )
@@ -133,6 +134,36 @@ def test_histories_may_be_titles_known_or_not(run):
     assert first not in {item.item_id for item in known}
     unknown = recommender.recommend(titles=["a stone nobody has"], k=40)
     assert len(unknown) == 40
+
+
+def test_an_answer_is_fused_with_the_id_model_or_the_models_own(run):
+    recommender = Recommender.load(run)
+    dataset, number = recommender.dataset, 7
+    history, users = dataset.histories.take([number]), np.array([number], np.int32)
+    model, ids = recommender.models["rarec"], recommender.baseline
+    own = model.queries(model.user_entities(history, users)) @ recommender.item_vectors("rarec").T
+    by_id = ids.user_vectors(history, users)[0][0] @ ids.item_vectors.T
+    weight = recommender.fusion_weight("rarec")
+    assert weight > 0
+    for fused, scores in ((False, own[0]), (True, own[0] + weight * by_id.max(axis=0))):
+        found = recommender.recommend("u007", k=40, fused=fused)
+        expected = {dataset.item_ids[item]: score for item, score in enumerate(scores)}
+        for item in found:
+            assert item.score == pytest.approx(expected[item.item_id], rel=1e-4, abs=1e-4)
+        assert [item.score for item in found] == sorted((i.score for i in found), reverse=True)
+    # chosen once, and what the tables say
+    assert json.loads((run / "config.json").read_text())["weights"]["rarec"] == weight
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    assert [row["weight"] for row in rows if row["model"] == "rarec+id"] == [weight]
+
+
+def test_a_weight_is_chosen_on_few_of_many_cases(run, monkeypatch):
+    recommender = Recommender.load(run)
+    monkeypatch.setattr(fusion, "MOST_CASES", 9)
+    some = fusion.late_fusion(recommender).validation
+    assert len(some) == 9
+    assert (np.diff(some.users) > 0).all()
+    assert fusion.LateFusion(recommender.ids, some.take([])).weight(lambda _: None) == 0
 
 
 def test_new_items_are_found_by_their_text(run, tmp_path):

@@ -5,11 +5,11 @@ from rarec.recommender.alignment import align
 from rarec.recommender.comparison import (
     PAIRED_METRICS,
     PARTS,
-    LateFusion,
     fused_name,
     ranks_without_model,
 )
 from rarec.recommender.configs import AlignConfig, SplitConfig
+from rarec.recommender.fusion import LateFusion
 from rarec.recommender.recipes import RECIPES, describe, recipe
 from rarec.recommender.recommender import Recommender
 from rarec.recommender.settings import flatten, with_settings

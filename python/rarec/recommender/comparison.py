@@ -5,13 +5,12 @@ Axes: C cases, N items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
+from rarec.baselines import id_scores, popularity_scores
 from rarec.data import Cases
 from rarec.evaluation import (
     Ranks,
@@ -22,8 +21,8 @@ from rarec.evaluation import (
     write_ranks,
     write_results,
 )
-from rarec.ids import IDEmbeddings
 from rarec.memory import peak_memory_mb
+from rarec.recommender.fusion import late_fusion
 from rarec.recommender.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def evaluate(
 
     Rows: `popularity`; `id`, the ID model; `id_held_out`, the one the language model was given
     where that is another; each aligned model, followed by it fused with the ID model: `text` and
-    `late_fusion`, `rarec` and `rarec+id`, and so on. The weights w of the fusions are chosen on the
+    `late_fusion`, `rarec` and `rarec+id`, and so on. The weights w of the fusions are chosen on
     validation cases. Beside the results the ranks of all cases are written (`read_ranks`).
 
     Args:
@@ -64,16 +63,14 @@ def evaluate(
     unknown = [name for name in names if name not in recommender.models]
     if unknown:
         raise ValueError(f"expected models of {list(recommender.models)}, got {unknown}")
-    validation = recommender.split.validation
-    cases = recommender.split.test if part == "test" else validation
+    cases = recommender.split.test if part == "test" else recommender.split.validation
     ranks = ranks_without_model(recommender, cases)
-    fusion = LateFusion(recommender.baseline or recommender.ids, cases, validation)
-    weights: dict[str, float] = {}
+    fusion = late_fusion(recommender)
+    weights = {fused_name(name): recommender.fusion_weight(name) for name in names}
     for name in names:
         fused = fused_name(name)
-        ranks[name], ranks[fused], weights[fused] = fusion.ranks(
-            partial(_scores, recommender, name)
-        )
+        scores = recommender.models[name].scores(cases, recommender.item_vectors(name))
+        ranks[name], ranks[fused] = fusion.ranks(scores, cases, weights[fused])
     rows = [
         _row(recommender, name, summarise(found, n_bootstrap=n_bootstrap), weights.get(name))
         for name, found in ranks.items()
@@ -90,35 +87,6 @@ def evaluate(
         write_ranks(recommender.folder, ranks, part)
         write_results(recommender.folder, results, how)
     return {"protocol": how, **results}
-
-
-class LateFusion:
-    """Ranks models alone and with the score of the ID model added.
-
-    Args:
-        ids: The ID model.
-        cases: What is ranked.
-        validation: What the weight is chosen on.
-    """
-
-    def __init__(self, ids: IDEmbeddings, cases: Cases, validation: Cases) -> None:
-        self.cases = cases
-        self.validation = validation
-        # the same for all models
-        self._by_id = id_scores(ids, cases, cold_at_bottom=False)
-        self._by_id_tuned = id_scores(ids, validation, cold_at_bottom=False)
-
-    def ranks(self, scores_of: Callable[[Cases], ScoreVectors]) -> tuple[Ranks, Ranks, float]:
-        """Return the ranks of a model alone, those of it fused, and the weight of the ID model.
-
-        Args:
-            scores_of: The scores of the model for some cases.
-        """
-        scores = scores_of(self.cases)
-        tuned = scores if self.cases is self.validation else scores_of(self.validation)
-        weight = fusion_weight(tuned, self._by_id_tuned, self.validation)
-        fused = fused_scores(scores, self._by_id, weight)
-        return scores.ranks(self.cases), fused.ranks(self.cases), weight
 
 
 def fused_name(name: str) -> str:
@@ -144,11 +112,6 @@ def ranks_without_model(recommender: Recommender, cases: Cases) -> dict[str, Ran
     if recommender.baseline is not None:
         scores["id_held_out"] = id_scores(recommender.ids, cases)
     return {name: found.ranks(cases) for name, found in scores.items()}
-
-
-def _scores(recommender: Recommender, name: str, cases: Cases) -> ScoreVectors:
-    """Return the scores of an aligned model."""
-    return recommender.models[name].scores(cases, recommender.item_vectors(name))
 
 
 def _row(

@@ -25,6 +25,7 @@ from rarec.recommender.aligned import AlignedModel
 from rarec.recommender.alignment import align
 from rarec.recommender.comparison import evaluate
 from rarec.recommender.configs import AlignConfig, SplitConfig
+from rarec.recommender.fusion import late_fusion
 from rarec.recommender.id_models import fit_id_model, title_vectors
 from rarec.recommender.shelf import Shelf
 from rarec.selection import Samples, SelectionConfig, SelectionReport, held_out_mask, select
@@ -67,6 +68,7 @@ class Recommender:
         self.facts: dict[str, dict[str, Any]] = {}
         self.seeds: dict[str, int] = {}
         self.recipes: dict[str, dict[str, Any]] = {}
+        self.weights: dict[str, float] = {}
         self._language_models: dict[LanguageModel, tuple[Backbone, PreTrainedTokenizerBase]] = {}
         self.folder: Path | None = None
         if folder is not None:
@@ -167,7 +169,9 @@ class Recommender:
         }
         if self.folder is not None:
             storage.write_model(self, name)
+        self.weights.pop(name, None)
         self._put_index(name, aligned.item_vectors())
+        self.fusion_weight(name)
         return report
 
     def evaluate(
@@ -194,6 +198,7 @@ class Recommender:
         k: int = 10,
         exclude_seen: bool = True,
         model: str | None = None,
+        fused: bool = True,
     ) -> list[Recommendation]:
         """Return the best items for one user, best first.
 
@@ -206,6 +211,8 @@ class Recommender:
             k: Number of items.
             exclude_seen: Leave out the items of the history.
             model: Name of the model that is asked; by default `rarec`, or the only one.
+            fused: Add the score of the ID model, with the weight chosen on validation cases (the
+                rows `+id` of the results); else the model answers alone.
 
         Raises:
             ValueError: If more than one of the three is given, an id is unknown, or no model (of
@@ -225,7 +232,9 @@ class Recommender:
             tokens = aligned.prompts.user_titles([titles])
         else:
             history = Histories.from_lists([[self.dataset.item_number(item) for item in items]])
-        query = aligned.queries(aligned.user_entities(history, users, tokens=tokens))
+        vectors = aligned.queries(aligned.user_entities(history, users, tokens=tokens))
+        weight = self.fusion_weight(name) if fused else 0.0
+        query = late_fusion(self).queries(vectors, history, users, weight)
         exclude = history if exclude_seen else None
         return self._index(name).search(query, k, exclude=exclude)[0]
 
@@ -272,8 +281,18 @@ class Recommender:
 
     def item_vectors(self, name: str) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue, as an aligned model encoded them."""
-        vectors = self._index(name).vectors[: self.dataset.n_items]
-        return vectors.astype(np.float32, copy=False)
+        width = self.models[name].model.backbone.hidden_size
+        vectors = self._index(name).vectors[: self.dataset.n_items, :width]
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def fusion_weight(self, name: str) -> float:
+        """Return the weight of the ID model beside an aligned one; chosen now if not before."""
+        if name not in self.weights:
+            model, vectors = self.models[name], self.item_vectors(name)
+            self.weights[name] = late_fusion(self).weight(lambda some: model.scores(some, vectors))
+            if self.folder is not None:
+                storage.write_state(self)
+        return self.weights[name]
 
     def configs(self) -> dict[str, Any]:
         """Return the settings of what has been fitted, as JSON can hold them."""
@@ -345,8 +364,11 @@ class Recommender:
         item_ids, titles = self.dataset.item_ids, self.dataset.titles
         if new is not None:
             old = self._index(name)
-            vectors = np.concatenate([old.vectors.astype(np.float32, copy=False), vectors])
+            before = old.vectors[:, : vectors.shape[1]].astype(np.float32)
+            vectors = np.concatenate([before, vectors])
             item_ids, titles = [*old.item_ids, *new], [*old.titles, *new.values()]
+        # what is asked of it can be the model alone, or fused with the ID model
+        vectors = late_fusion(self).item_vectors(vectors)
         self.indexes[name] = ItemIndex(vectors, item_ids, titles)
         if self.folder is not None:
             storage.write_index(self, name)

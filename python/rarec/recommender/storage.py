@@ -21,7 +21,7 @@ from rarec.recommender.samples import load_samples, save_samples
 if TYPE_CHECKING:
     from rarec.recommender.recommender import Recommender
 
-FORMAT = "rarec.run/2"
+FORMAT = "rarec.run/3"
 PARTS = ("samples", "ids", "baseline")
 _MODELS = "models"
 _INDEX = "index"
@@ -78,6 +78,11 @@ def write_index(recommender: Recommender, name: str) -> None:
     recommender.indexes[name].save(recommender.folder / _MODELS / name / _INDEX)
 
 
+def write_state(recommender: Recommender) -> None:
+    """Write what is known of the parts and models."""
+    _write_config(recommender)
+
+
 def has_part(recommender: Recommender, part: str) -> bool:
     """Return whether a part has been made, in memory or in the folder."""
     folder = recommender.folder
@@ -97,7 +102,12 @@ def remove_models(recommender: Recommender) -> list[str]:
     """Remove all aligned models and their indexes from memory and folder; return their names."""
     names = list(recommender.models)
     for name in names:
-        for known in (recommender.models, recommender.indexes, recommender.recipes):
+        for known in (
+            recommender.models,
+            recommender.indexes,
+            recommender.recipes,
+            recommender.weights,
+        ):
             # not `pop`: it would read a model in order to forget it
             if name in known:
                 del known[name]
@@ -124,7 +134,7 @@ def read_parts(recommender: Recommender) -> None:
     assert folder is not None
     stored = read_config(folder, FORMAT)
     recommender.facts, recommender.seeds = stored["facts"], stored["seeds"]
-    recommender.recipes = stored["recipes"]
+    recommender.recipes, recommender.weights = stored["recipes"], stored["weights"]
     if (folder / "samples").is_dir():
         samples, config, report = load_samples(folder / "samples", recommender.split.train)
         recommender.samples, recommender.selection = samples, (config, report)
@@ -172,5 +182,6 @@ def _write_config(recommender: Recommender) -> None:
         "facts": recommender.facts,
         "seeds": recommender.seeds,
         "recipes": recommender.recipes,
+        "weights": recommender.weights,
     }
     write_text(recommender.folder / CONFIG_NAME, json.dumps(values, indent=2) + "\n")

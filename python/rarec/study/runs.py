@@ -246,9 +246,11 @@ def _try(
     vectors = aligned.item_vectors()
     validation = _cases(recommender, "validation", most)
     cases = validation if part == "validation" else _cases(recommender, part, most)
-    strongest = recommender.baseline or recommender.ids
-    fusion = LateFusion(strongest, cases, validation)
-    alone, fused, weight = fusion.ranks(lambda some: aligned.scores(some, vectors))
+    fusion = LateFusion(recommender.baseline or recommender.ids, validation)
+    scores = aligned.scores(cases, vectors)
+    # users are encoded once where they are the same
+    weight = fusion.weight(lambda some: scores if some is cases else aligned.scores(some, vectors))
+    alone, fused = fusion.ranks(scores, cases, weight)
     (run.folder / "checkpoints").rmdir()
     write_ranks(run.folder, {"alone": alone, "fused": fused}, part)
     seen = recommender.split.train.counts(recommender.dataset.n_items)[cases.targets]

@@ -86,6 +86,9 @@ def recommend(
     model: Annotated[
         str | None, typer.Option(help="Which aligned model; by default rarec, or the only one.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Without the score of the ID model.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Recommend to a known user, or to a history given as item ids or titles."""
@@ -96,7 +99,13 @@ def recommend(
 
     recommender = Recommender.load(run)
     found = recommender.recommend(
-        user, items=item or (), titles=title or (), k=k, exclude_seen=exclude_seen, model=model
+        user,
+        items=item or (),
+        titles=title or (),
+        k=k,
+        exclude_seen=exclude_seen,
+        model=model,
+        fused=not alone,
     )
     if user:
         _print_history(recommender, user)
