@@ -141,6 +141,7 @@ def test_an_answer_is_fused_with_the_id_model_or_the_models_own(run):
     dataset, number = recommender.dataset, 7
     history, users = dataset.histories.take([number]), np.array([number], np.int32)
     model, ids = recommender.models["rarec"], recommender.baseline
+    assert ids is not None
     own = model.queries(model.user_entities(history, users)) @ recommender.item_vectors("rarec").T
     by_id = ids.user_vectors(history, users)[0][0] @ ids.item_vectors.T
     weight = recommender.fusion_weight("rarec")
@@ -163,7 +164,11 @@ def test_a_weight_is_chosen_on_few_of_many_cases(run, monkeypatch):
     some = fusion.late_fusion(recommender).validation
     assert len(some) == 9
     assert (np.diff(some.users) > 0).all()
-    assert fusion.LateFusion(recommender.ids, some.take([])).weight(lambda _: None) == 0
+    ids = recommender.ids
+    assert ids is not None
+    # nothing to choose on
+    none = fusion.LateFusion(ids, some.take(np.array([], np.int64)))
+    assert none.weight(lambda _: pytest.fail("asked for scores")) == 0
 
 
 def test_new_items_are_found_by_their_text(run, tmp_path):

@@ -10,6 +10,7 @@ from rarec.data import ReadOptions
 from rarec.evaluation import Ranks, read_ranks
 from rarec.study import DataSource, Study, Variant, markdown, read_study, run_study, runs
 from rarec.study.report import TAIL, report
+from rarec.training import LowerStateCache
 
 FILE = """
 part = "test"
@@ -144,6 +145,7 @@ def study(planted, tiny_llm):
                 Variant("top", {"align.model.layers": 1}),
                 Variant("wide", {"ids.dim": 12}),
                 Variant("known", {"hold_out": False}),
+                Variant("top-gated", {"align.model.layers": 1, "align.model.gate": True}),
             ),
             seeds=(0, 1),
             cases=40,
@@ -169,6 +171,7 @@ def test_each_variant_has_a_row_alone_and_fused(studied):
     assert [row["model"] for row in results["rows"]] == [
         *("popularity", "id", "id_held_out", "base", "base+id", "top", "top+id"),
         *("wide:id", "wide:id_held_out", "wide", "wide+id", "known:id", "known", "known+id"),
+        *("top-gated", "top-gated+id"),
     ]
     rows = {row["model"]: row for row in results["rows"]}
     values = []
@@ -195,6 +198,24 @@ def test_each_variant_has_a_row_alone_and_fused(studied):
 
 
 @pytest.mark.slow
+def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, monkeypatch):
+    made: list[str] = []
+    ordinary = LowerStateCache._make
+
+    def counted(self, states, table, on_rows):
+        made.append(table.name)
+        ordinary(self, states, table, on_rows)
+
+    monkeypatch.setattr(LowerStateCache, "_make", counted)
+    monkeypatch.setattr(runs, "_pool", _Now)
+    small = replace(study, seeds=(0,))
+    run_study(small, tmp_path, only=lambda name: name.startswith("top"), n_bootstrap=20)
+    # users of the samples, items, users of the cases; once, though two variants read them
+    assert len(made) == len(set(made)) == 3
+    assert not list(tmp_path.rglob("lower-states"))
+
+
+@pytest.mark.slow
 def test_everything_is_set_against_the_reference(studied):
     _, results, _ = studied
     pairs = {(pair["a"], pair["b"]) for pair in results["paired"]}
@@ -211,14 +232,14 @@ def test_everything_is_set_against_the_reference(studied):
 @pytest.mark.slow
 def test_what_has_a_result_is_not_run_again(study, studied):
     folder, results, said = studied
-    assert said[0] == "8 runs, 2 of them to do now"
+    assert said[0] == "10 runs, 2 of them to do now"
     file = folder / "planted" / "seed-0" / "top" / "result.json"
     before = file.stat().st_mtime_ns
     again: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "_pool", _Now)
         second = run_study(study, folder, n_bootstrap=200, say=again.append)
-        assert again == ["8 runs, 0 of them to do now"]
+        assert again == ["10 runs, 0 of them to do now"]
         assert file.stat().st_mtime_ns == before
         assert second["planted"]["rows"] == results["rows"]
         # a result of other settings is none
@@ -226,7 +247,7 @@ def test_what_has_a_result_is_not_run_again(study, studied):
         stored["identity"]["align"]["model"]["layers"] = 2
         file.write_text(json.dumps(stored))
         run_study(study, folder, n_bootstrap=200, say=again.append)
-    assert "8 runs, 1 of them to do now" in again
+    assert "10 runs, 1 of them to do now" in again
 
 
 @pytest.mark.slow

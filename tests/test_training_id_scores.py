@@ -209,7 +209,8 @@ def test_a_model_learns_beside_the_id_scores(llm, planted, ids, tmp_path, id_sco
         model, {"rows": torch.from_numpy(rows)}, return_outputs=True
     )
     batch = data.batch(rows, step=2)
-    by_id = data.id_scores.of(rows, batch.item_rows)
+    assert batch.id_scores is not None
+    by_id = batch.id_scores
     assert by_id.isnan().any()
     with torch.no_grad():
         alone = model.scores(*model(batch.users, batch.items))
@@ -222,7 +223,9 @@ def test_a_model_learns_beside_the_id_scores(llm, planted, ids, tmp_path, id_sco
     )
     loss.backward()
     if id_score == "learned":
-        assert model.log_id_weight.grad.abs() > 0
+        gradient = model.log_id_weight.grad
+        assert gradient is not None
+        assert gradient.abs() > 0
     else:
         assert not hasattr(model, "log_id_weight")
 

@@ -65,6 +65,7 @@ def encode(
     *,
     batch_tokens: int = 4096,
     on_rows: Callable[[int], None] | None = None,
+    fill: Callable[[EntityBatch, NDArray[np.int64]], EntityBatch] | None = None,
 ) -> NDArray[np.float32]:
     """Return `[R, H]` float32 representations.
 
@@ -74,13 +75,17 @@ def encode(
         entities: R users or items.
         batch_tokens: Tokens of a batch at most, padding included.
         on_rows: Called after each batch with the number of rows it had.
+        fill: Completes the batch of some rows with its lower states.
     """
     model.eval()
     n_vectors = 0 if entities.id_vectors is None else entities.id_vectors.shape[1] * len(entities)
     prepared = model.prepare(tower, n_vectors)
     table = np.empty((len(entities), model.backbone.hidden_size), dtype=np.float32)
     for rows in length_batches(entities.tokens.lengths, batch_tokens):
-        batch = entities.batch(rows).to(model.backbone.device)
+        batch = entities.batch(rows)
+        if fill is not None:
+            batch = fill(batch, rows)
+        batch = batch.to(model.backbone.device)
         table[rows] = model.encode(tower, batch, prepared).cpu().numpy()
         if on_rows is not None:
             on_rows(len(rows))

@@ -95,6 +95,13 @@ class RARec(nn.Module):
         n_layers = self.model_config.layers
         return slice(0 if n_layers is None else self.backbone.n_layers - n_layers, None)
 
+    @property
+    def keeps_lower_states(self) -> bool:
+        """Whether the states below the lowest prefix never change, and reading can begin there."""
+        config = self.model_config
+        frozen = config.placement == "layers" and config.tune == "none"
+        return frozen and self.backbone.takes_lower_states(self.prompted_layers.start)
+
     def forward(self, users: EntityBatch, items: EntityBatch) -> tuple[Tensor, Tensor]:
         """Return representations `[B, H]` of users and `[C, H]` of items."""
         device = self.backbone.device

@@ -20,7 +20,7 @@ from rarec.ids import IDEmbeddings
 from rarec.model import RARec, Tower
 from rarec.progress import progress_bar
 from rarec.prompts import Prompts, Tokens
-from rarec.training import TextStates, text_states
+from rarec.training import LowerStateCache, LowerStates, TextStates, text_states
 
 
 class AlignedModel:
@@ -32,6 +32,7 @@ class AlignedModel:
         titles: N titles, "" where an item has none.
         ids: ID embeddings; None for text alone.
         progress: Show bars.
+        lower_states: Where those of texts are taken from; None computes them each time.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class AlignedModel:
         ids: IDEmbeddings | None,
         *,
         progress: bool = False,
+        lower_states: LowerStateCache | None = None,
     ) -> None:
         if model.model_config.use_ids and ids is None:
             raise ValueError("expected ID embeddings for a model that uses them, got none")
@@ -50,6 +52,7 @@ class AlignedModel:
         self.prompts = Prompts(tokenizer, titles, model.prompts)
         self.ids = ids if model.model_config.use_ids else None
         self.progress = progress
+        self.lower_states = lower_states
 
     def item_entities(self) -> Entities:
         """Return the texts and ID vectors of all N items."""
@@ -132,8 +135,17 @@ class AlignedModel:
         return entities
 
     def _encode(self, tower: Tower, entities: Entities, what: str) -> NDArray[np.float32]:
+        lower = self.lower_of(entities.tokens)
+        fill = None if lower is None else lower.fill
         with progress_bar(f"encode {what}", len(entities), shown=self.progress) as advance:
-            return encode(self.model, tower, entities, on_rows=advance)
+            return encode(self.model, tower, entities, on_rows=advance, fill=fill)
+
+    def lower_of(self, tokens: Tokens) -> LowerStates | None:
+        """Return the lower states of texts, if they are kept anywhere."""
+        if self.lower_states is None:
+            return None
+        with progress_bar("lower states", len(tokens), shown=self.progress) as advance:
+            return self.lower_states.of(self.model, tokens, on_rows=advance)
 
 
 def _newest_items(ids: IDEmbeddings, histories: Histories, n: int) -> NDArray[np.float32]:

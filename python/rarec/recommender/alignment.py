@@ -28,6 +28,8 @@ from rarec.recommender.teaching import hard_pools, sample_scores
 from rarec.selection import NegativeSampler, Samples
 from rarec.training import (
     HardNegatives,
+    KeptLowerStates,
+    LowerStateCache,
     RichProgress,
     TrainingData,
     TrainingReport,
@@ -48,6 +50,7 @@ def align(
     *,
     checkpoints: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    lower_states: LowerStateCache | None = None,
 ) -> tuple[AlignedModel, TrainingReport]:
     """Return a trained model and what its training did.
 
@@ -60,6 +63,7 @@ def align(
         config: The recipe.
         checkpoints: A folder; a training that was stopped goes on from it. Emptied at the end.
         progress: Show bars.
+        lower_states: Where lower states are shared with other trainings, if they are.
 
     Raises:
         ValueError: If no item has a title, the folder has checkpoints of another training, or
@@ -76,7 +80,9 @@ def align(
         config=config.model,
         prompts=config.prompts,
     )
-    aligned = AlignedModel(model, tokenizer, dataset.titles, ids, progress=progress)
+    aligned = AlignedModel(
+        model, tokenizer, dataset.titles, ids, progress=progress, lower_states=lower_states
+    )
     data = _training_data(aligned, dataset, samples, ids, config)
     _set_id_scales(model, data.users, data.items)
     if model.user.id_dim and config.model.projector_start == "ridge":
@@ -96,11 +102,21 @@ def align(
             callbacks=callbacks,
             resume=True,
             average_decay=config.average_decay,
+            lower=_shared_states(aligned, data),
         )
         shutil.rmtree(folder)
         folder.mkdir()
     model.eval()
     return aligned, report
+
+
+def _shared_states(aligned: AlignedModel, data: TrainingData) -> KeptLowerStates | None:
+    """Return the lower states of a training that are kept outside it, if they are."""
+    users = aligned.lower_of(data.users.tokens)
+    items = aligned.lower_of(data.items.tokens)
+    if users is None or items is None:
+        return None
+    return KeptLowerStates(users, items, shared=True)
 
 
 def _training_data(

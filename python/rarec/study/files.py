@@ -208,14 +208,14 @@ def read_study(
             raise ValueError(f"expected datasets of {sorted(tables)}, got {missing}")
         if data is not None:
             tables = {name: tables[name] for name in data}
-        data = [_source(name, table, sources.get(name)) for name, table in tables.items()]
         common = flatten(content.get("set", {}))
+        found = [_source(name, table, sources.get(name)) for name, table in tables.items()]
         # what a dataset sets comes before what all variants have
-        data = [replace(one, settings={**common, **one.settings}) for one in data]
+        found = [replace(one, settings={**common, **one.settings}) for one in found]
         given = {name: content[name] for name in ("part", "cases", "reference") if name in content}
         if "seeds" in content:
             given["seeds"] = tuple(content["seeds"])
-        return Study(tuple(data), tuple(_variants(content)), **given)
+        return Study(tuple(found), tuple(_variants(content)), **given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

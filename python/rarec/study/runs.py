@@ -10,6 +10,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ from rarec.progress import quiet_libraries
 from rarec.recommender import LateFusion, Recommender, align, ranks_without_model
 from rarec.study.files import Configs, Study
 from rarec.study.report import RESULT, read_result, report
+from rarec.training import LowerStateCache
 
 # which users are evaluated does not change with the seed of a run
 _CASES_SEED = 0
@@ -48,6 +51,18 @@ class _Run:
         parts = asdict(self.configs)
         text = json.dumps([parts["selection"], parts["ids"], parts["hold_out"]], sort_keys=True)
         return self.folder.parent / f"ids-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
+    def states(self) -> Path:
+        """Where lower states are that runs share."""
+        return self.folder.parent / "lower-states"
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        """Return what runs have in common that share lower states."""
+        align = self.configs.align
+        what = (self.configs.selection, align.language_model, align.prompts, align.model.layers)
+        return (self.states, *what)
 
     def identity(self, study: Study, dataset: Dataset) -> dict[str, Any]:
         """Return all that the result depends on, as JSON can hold it."""
@@ -122,14 +137,20 @@ def run_study(
             },
             say,
         )
+    # texts that several variants read through the same layers are read once
+    reading = Counter(run.reading for run in missing)
     with _pool(jobs) as pool:
         _wait(
             {
-                pool.submit(_try, run, wanted[run.folder], *options): _shown(run.folder, folder)
+                pool.submit(
+                    _try, run, wanted[run.folder], *options, reading[run.reading] > 1
+                ): _shown(run.folder, folder)
                 for run in missing
             },
             say,
         )
+    for place in {run.states for run in missing}:
+        shutil.rmtree(place, ignore_errors=True)
     results = {}
     for source in study.data:
         of_data = [run for run in runs if run.data == source.name]
@@ -225,7 +246,12 @@ def _fit_group(
 
 
 def _try(
-    run: _Run, identity: dict[str, Any], part: str, most: int | None, progress: bool
+    run: _Run,
+    identity: dict[str, Any],
+    part: str,
+    most: int | None,
+    progress: bool,
+    shares_states: bool,
 ) -> str | None:
     """Train and rank one variant, and write what came out; the model itself is not kept."""
     recommender = Recommender.load(run.group, progress=progress)
@@ -242,6 +268,7 @@ def _try(
         config,
         checkpoints=run.folder / "checkpoints",
         progress=progress,
+        lower_states=LowerStateCache(run.states) if shares_states else None,
     )
     vectors = aligned.item_vectors()
     validation = _cases(recommender, "validation", most)

@@ -4,6 +4,8 @@ from rarec.training.averaging import WeightAverage, check_decay
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
 from rarec.training.id_scores import HardNegatives, IDScores
+from rarec.training.lower_states import KeptLowerStates, LowerStates
+from rarec.training.state_cache import LowerStateCache
 from rarec.training.text_states import TextStates, text_states
 from rarec.training.trainer import (
     RARecTrainer,
@@ -16,8 +18,11 @@ from rarec.training.trainer import (
 __all__ = [
     "HardNegatives",
     "IDScores",
+    "KeptLowerStates",
     "LengthSampler",
     "LossConfig",
+    "LowerStateCache",
+    "LowerStates",
     "RARecTrainer",
     "RichProgress",
     "TextStates",

@@ -126,7 +126,7 @@ class TrainingData(Dataset[int]):
         """
         rows = np.asarray(rows, dtype=np.int64)
         users, targets = self._user_numbers[rows], self._targets[rows]
-        pools = [targets]
+        pools: list[NDArray[np.integer]] = [targets]
         expected = len(rows) * self._target_share
         if self.sampler is not None and self.n_extra:
             pools.append(self.sampler.sample(users, self.n_extra, step=step).ravel())

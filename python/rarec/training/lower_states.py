@@ -54,6 +54,7 @@ class LowerStates:
         self.file = file
         self.below = below
         self.limit = limit
+        self.read_only = False
         self._forget()
 
     def _forget(self) -> None:
@@ -99,12 +100,14 @@ class LowerStates:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # not mapped: pages read through a mapping would count as memory of the process, and a full
         # disk would end it
+        if self.read_only:
+            return FileIO(self.file, "r")
         return FileIO(self.file, "r+" if self._end else "w+")
 
     def _keep(self, file: FileIO, row: int, states: Tensor) -> None:
         data = states.view(torch.uint8).numpy().data
         # a row can come twice in a batch
-        if self._starts[row] >= 0 or self._end + data.nbytes > self.limit:
+        if self._starts[row] >= 0 or self.read_only or self._end + data.nbytes > self.limit:
             return
         file.seek(self._end)
         n_written = 0
@@ -173,12 +176,16 @@ class KeptLowerStates(TrainerCallback):
         users: Of the samples.
         items: Of the catalogue.
         name: Tells the processes of a training apart.
+        shared: They are there already and stay there, for other trainings too.
     """
 
-    def __init__(self, users: LowerStates, items: LowerStates, *, name: str = "") -> None:
+    def __init__(
+        self, users: LowerStates, items: LowerStates, *, name: str = "", shared: bool = False
+    ) -> None:
         self.users = users
         self.items = items
         self.name = name
+        self.shared = shared
 
     @classmethod
     def of(
@@ -191,11 +198,9 @@ class KeptLowerStates(TrainerCallback):
             data: The chosen samples.
             args: Its output folder holds the files.
         """
-        backbone, config = model.backbone, model.model_config
-        below = model.prompted_layers.start
-        frozen = config.placement == "layers" and config.tune == "none"
-        if not frozen or not backbone.takes_lower_states(below):
+        if not model.keeps_lower_states:
             return None
+        backbone, below = model.backbone, model.prompted_layers.start
         folder = Path(args.output_dir or ".") / "lower-states"
         name = str(args.process_index)
         users, items = (
@@ -224,6 +229,8 @@ class KeptLowerStates(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Remove the files."""
+        if self.shared:
+            return
         for states in (self.users, self.items):
             states.remove()
         # another process of the training may still have its own there
@@ -231,6 +238,8 @@ class KeptLowerStates(TrainerCallback):
             self.users.file.parent.rmdir()
 
     def _tables(self, args: Any, state: Any) -> list[tuple[LowerStates, Path]]:
+        if self.shared:
+            return []
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         return [
             (states, folder / f"lower-{side}-{self.name}.safetensors")

@@ -65,6 +65,7 @@ class RARecTrainer(Trainer):
         data: The chosen samples.
         loss: What is minimised.
         callbacks: Of transformers.
+        lower: Lower states that are there already; by default they are kept beside the checkpoints.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RARecTrainer(Trainer):
         data: TrainingData,
         loss: LossConfig | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        lower: KeptLowerStates | None = None,
     ) -> None:
         self.loss = loss or LossConfig()
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
@@ -95,7 +97,7 @@ class RARecTrainer(Trainer):
                 f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
             )
         self.data = data
-        self.lower = KeptLowerStates.of(model, data, args)
+        self.lower = lower or KeptLowerStates.of(model, data, args)
         self._last_batch = (-1, 0)
         super().__init__(
             model=model,
@@ -265,6 +267,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     resume: bool = False,
     average_decay: float | None = None,
+    lower: KeptLowerStates | None = None,
 ) -> TrainingReport:
     """Return what the training of a model did; the model is trained in place.
 
@@ -277,10 +280,11 @@ def train(
         resume: Go on from the newest checkpoint in the output folder, if there is one.
         average_decay: End with the average of the weights over the steps, of this decay: see
             `WeightAverage`. None ends with the last weights.
+        lower: See `RARecTrainer`.
     """
     if average_decay is not None:
         callbacks = [*callbacks, WeightAverage(model, average_decay)]
-    trainer = RARecTrainer(model, args, data, loss, callbacks)
+    trainer = RARecTrainer(model, args, data, loss, callbacks, lower)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
     counter = _StepsOfThisRun()
