@@ -114,6 +114,19 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_average(llm, data, tm
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("average_decay", [None, 0.9])
+def test_a_training_stopped_after_its_last_step_takes_no_more(llm, data, tmp_path, average_decay):
+    whole, args = make_model(llm[0]), arguments(tmp_path)
+    first = train(whole, data, args, average_decay=average_decay)
+    # its checkpoints are there still: the process ended before it kept the model
+    again = make_model(llm[0])
+    report = train(again, data, args, resume=True, average_decay=average_decay)
+    assert report.steps == first.steps == args.max_steps
+    assert report.samples_per_second == 0
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+
+
 def test_checkpoints_without_this_average_are_refused(llm, data, tmp_path):
     train(make_model(llm[0]), data, arguments(tmp_path, max_steps=4))
     with pytest.raises(ValueError, match=r"average\.safetensors: expected the average"):

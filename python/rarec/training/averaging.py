@@ -67,6 +67,11 @@ class WeightAverage(TrainerCallback):
         for name, average in self._average.items():
             self._weights[name].copy_(average)
 
+    def restore(self, args: Any, state: Any) -> None:
+        """Give the model the average that the checkpoint of a finished training holds."""
+        self.on_train_begin(args, state, None)
+        self.on_train_end(args, state, None)
+
     def _load(self, file: Path) -> None:
         try:
             stored = load_file(file)

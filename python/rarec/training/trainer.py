@@ -5,6 +5,7 @@ Axes: B batch, C candidate items of a batch.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -14,10 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_softmax_loss
 from rarec.memory import peak_memory_mb
@@ -237,7 +247,7 @@ class TrainingReport:
 
     Attributes:
         steps: Optimiser steps, earlier parts of a resumed run included.
-        loss: Mean loss of the last logged steps.
+        loss: Mean loss of the last logged steps; NaN if none were.
         seconds: Wall time of this run.
         samples: Samples there were.
         trainable_parameters: Trained parameters.
@@ -282,27 +292,36 @@ def train(
             `WeightAverage`. None ends with the last weights.
         lower: See `RARecTrainer`.
     """
-    if average_decay is not None:
-        callbacks = [*callbacks, WeightAverage(model, average_decay)]
-    trainer = RARecTrainer(model, args, data, loss, callbacks, lower)
+    average = None if average_decay is None else WeightAverage(model, average_decay)
+    trainer = RARecTrainer(model, args, data, loss, [*callbacks, *filter(None, [average])], lower)
     checkpoint = get_last_checkpoint(str(args.output_dir)) if _has_folder(args) else None
     started = time.perf_counter()
     counter = _StepsOfThisRun()
     trainer.add_callback(counter)
-    try:
-        result = trainer.train(resume_from_checkpoint=checkpoint if resume else None)
-    finally:
-        for callback in callbacks:
-            if isinstance(callback, RichProgress):
-                callback.close()
+    state = _finished(checkpoint, args) if resume else None
+    if state is not None and checkpoint is not None:
+        # the trainer of transformers would take one more step
+        model.load_state_dict(load_file(Path(checkpoint) / SAFE_WEIGHTS_NAME))
+        if average is not None:
+            average.restore(args, state)
+    else:
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint if resume else None)
+        finally:
+            for callback in callbacks:
+                if isinstance(callback, RichProgress):
+                    callback.close()
+        state = trainer.state
     seconds = time.perf_counter() - started
     n_samples = (
         counter.steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     )
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    # of a training shorter than its logging
+    mean = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
     return TrainingReport(
-        steps=trainer.state.global_step,
-        loss=float(losses[-1] if losses else result.training_loss),
+        steps=state.global_step,
+        loss=float([math.nan, *mean, *losses][-1]),
         seconds=seconds,
         samples=len(data),
         trainable_parameters=model.n_trainable(),
@@ -311,6 +330,15 @@ def train(
         cut_users=data.users.tokens.n_cut / len(data.users),
         cut_items=data.items.tokens.n_cut / max(1, len(data.items)),
     )
+
+
+def _finished(checkpoint: str | None, args: TrainingArguments) -> TrainerState | None:
+    """Return the state in a checkpoint that no step is left after."""
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    last = args.max_steps if args.max_steps > 0 else state.max_steps
+    return state if state.global_step >= last else None
 
 
 class RichProgress(TrainerCallback):
