@@ -17,6 +17,7 @@ from rarec.evaluation import (
     CUTOFFS,
     Ranks,
     compare,
+    compare_pairs,
     per_user,
     protocol,
     rank_targets,
@@ -38,6 +39,29 @@ def a_protocol(**values: Any) -> dict[str, Any]:
     return protocol(
         **{"data_hash": "0", "split": "last", "exclusion": "seen", "seeds": {"split": 0}} | values
     )
+
+
+def test_pairs_are_compared_on_the_same_resamples_and_corrected_for_their_number() -> None:
+    random = np.random.default_rng(0)
+    ranks = {name: ranks_of(random.integers(1, 40, size=200).tolist()) for name in "abc"}
+    ranks["d"] = [ranks["a"], ranks["b"]]
+    pairs = [("a", "b"), ("c", "b"), ("d", "a")]
+    rows = compare_pairs(ranks, pairs, ["hr@10", "mrr"], n_bootstrap=500, seed=3)
+    assert [(row["a"], row["b"], row["metric"]) for row in rows] == [
+        (a, b, metric) for a, b in pairs for metric in ("hr@10", "mrr")
+    ]
+    for row in rows:
+        a, b = ranks[row["a"]], ranks[row["b"]]
+        one = compare(a, b, row["metric"], n_bootstrap=500, seed=3)
+        assert row["difference"] == pytest.approx(one["difference"])
+        assert row["ci"] == pytest.approx(one["ci"])
+        wide = compare(a, b, row["metric"], n_bootstrap=500, seed=3, confidence=1 - 0.05 / 3)
+        assert row["ci_corrected"] == pytest.approx(wide["ci"])
+    assert compare_pairs(ranks, [], ["mrr"]) == []
+    with pytest.raises(ValueError, match="same queries"):
+        compare_pairs({"a": ranks_of([1]), "b": ranks_of([1, 2])}, [("a", "b")], ["mrr"])
+    with pytest.raises(ValueError, match="n_bootstrap >= 1"):
+        compare_pairs(ranks, pairs, ["mrr"], n_bootstrap=0)
 
 
 def test_rank_values_follow_the_tie_rule() -> None:

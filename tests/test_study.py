@@ -149,6 +149,7 @@ def study(planted, tiny_llm):
             ),
             seeds=(0, 1),
             cases=40,
+            names={"base": "rarec", "wide:id": "wider"},
         )
 
 
@@ -217,12 +218,19 @@ def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, m
 
 @pytest.mark.slow
 def test_everything_is_set_against_the_reference(studied):
-    _, results, _ = studied
+    folder, results, _ = studied
     pairs = {(pair["a"], pair["b"]) for pair in results["paired"]}
     assert ("top", "base") in pairs
     assert ("top+id", "base+id") in pairs
     assert ("id", "base") in pairs
-    assert ("base+id", "id") in pairs
+    assert {("base+id", "id"), ("base+id", "popularity"), ("base+id", "wide:id")} <= pairs
+    # all datasets in one file, under the names that were asked for
+    together = json.loads((folder / "results.json").read_text())
+    assert {row["data"] for row in together["rows"]} == {"planted"}
+    named = [row["model"] for row in together["rows"]]
+    assert named[3:5] == ["rarec", "base+id"]
+    assert "wider" in named
+    assert any(pair["a"] == "base+id" and pair["b"] == "wider" for pair in together["paired"])
     for pair in results["paired"]:
         low, high = pair["ci"]
         wide_low, wide_high = pair["ci_corrected"]

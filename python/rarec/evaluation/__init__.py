@@ -3,6 +3,7 @@
 from rarec.evaluation.metrics import (
     CUTOFFS,
     compare,
+    compare_pairs,
     per_user,
     slices,
     summarise,
@@ -15,6 +16,7 @@ __all__ = [
     "Ranks",
     "TieRule",
     "compare",
+    "compare_pairs",
     "per_user",
     "protocol",
     "rank_targets",

@@ -5,7 +5,7 @@ Axes: Q queries (one target each), R bootstrap resamples.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,66 @@ def compare(
     return {"metric": metric, "difference": float(difference.mean()), "ci": interval.tolist()}
 
 
+def compare_pairs(
+    ranks: Mapping[str, Ranks | Sequence[Ranks]],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    *,
+    n_bootstrap: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    ties: TieRule = "average",
+) -> list[dict[str, Any]]:
+    """Return for each pair and each metric what `compare` gives, all on the same resamples.
+
+    Beside `ci` stands `ci_corrected`, the interval that keeps the confidence for all pairs of the
+    metric together (Bonferroni: `1 - (1 - confidence) / number of pairs` for each).
+
+    Args:
+        ranks: Ranks of each model, or of several runs of it, all on the same queries.
+        pairs: Names of two models each.
+        metrics: As for `compare`.
+        n_bootstrap: Number of resamples; the corrected intervals read the far tails, so many.
+        seed: Seed of the resamples.
+        confidence: Share of the resamples inside `ci`.
+        ties: The rank among equal scores.
+
+    Returns:
+        Rows `{"a", "b", "metric", "difference", "ci", "ci_corrected"}`.
+
+    Raises:
+        ValueError: As `compare` does.
+    """
+    if n_bootstrap < 1:
+        raise ValueError(f"expected n_bootstrap >= 1, got {n_bootstrap}")
+    _check_bootstrap(n_bootstrap, seed, confidence)
+    if not pairs or not metrics:
+        return []
+    values = {
+        (name, metric): _metric(ranks[name], metric, ties)
+        for name in {name for pair in pairs for name in pair}
+        for metric in metrics
+    }
+    if len({len(column) for column in values.values()}) > 1:
+        raise ValueError("expected ranks of the same queries, got different numbers of them")
+    wanted = [(a, b, metric) for a, b in pairs for metric in metrics]
+    differences = np.stack([values[a, m] - values[b, m] for a, b, m in wanted], axis=1)
+    means = _resampled_means(differences, n_bootstrap, seed)
+    plain = _quantiles(means, confidence)
+    corrected = _quantiles(means, 1 - (1 - confidence) / len(pairs))
+    return [
+        {
+            "a": a,
+            "b": b,
+            "metric": metric,
+            "difference": float(differences[:, place].mean()),
+            "ci": plain[place].tolist(),
+            "ci_corrected": corrected[place].tolist(),
+        }
+        for place, (a, b, metric) in enumerate(wanted)
+    ]
+
+
 def slices(ranks: Ranks, groups: ArrayLike, **options: Any) -> dict[Hashable, dict[str, Any]]:
     """Return the summary of each group of queries, by label in sorted order.
 
@@ -190,9 +250,19 @@ def _intervals(
     """Return `[M, 2]` percentile intervals of the means of `values`, `[Q, M]`."""
     if n_bootstrap == 0:
         return np.empty((values.shape[1], 0))
-    means = np.concatenate(
+    return _quantiles(_resampled_means(values, n_bootstrap, seed), confidence)
+
+
+def _resampled_means(
+    values: NDArray[np.float64], n_bootstrap: int, seed: int
+) -> NDArray[np.float64]:
+    """Return `[R, M]`: means of the columns of `values`, `[Q, M]`, in each resample."""
+    return np.concatenate(
         [counts @ values / len(values) for counts in _resamples(len(values), n_bootstrap, seed)]
     )
+
+
+def _quantiles(means: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
     tail = (1 - confidence) / 2
     return np.quantile(means, [tail, 1 - tail], axis=0).T
 

@@ -40,7 +40,18 @@ from rarec.recommender import PARTS, AlignConfig, flatten, recipe, with_settings
 from rarec.selection import SelectionConfig
 
 BASE = "base"
-_KEYS = ("part", "seeds", "cases", "reference", "data", "set", "levers", "variants", "parts")
+_KEYS = (
+    "part",
+    "seeds",
+    "cases",
+    "reference",
+    "names",
+    "data",
+    "set",
+    "levers",
+    "variants",
+    "parts",
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,7 @@ class Study:
         part: Which cases are evaluated: `validation` or `test`.
         cases: So many of them, chosen evenly at random; None takes all.
         reference: The variant that all others are compared with.
+        names: Other names of rows in the results.
     """
 
     data: tuple[DataSource, ...]
@@ -153,6 +165,7 @@ class Study:
     part: str = "validation"
     cases: int | None = None
     reference: str = BASE
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.data or not self.variants:
@@ -212,7 +225,11 @@ def read_study(
         found = [_source(name, table, sources.get(name)) for name, table in tables.items()]
         # what a dataset sets comes before what all variants have
         found = [replace(one, settings={**common, **one.settings}) for one in found]
-        given = {name: content[name] for name in ("part", "cases", "reference") if name in content}
+        given = {
+            name: content[name]
+            for name in ("part", "cases", "reference", "names")
+            if name in content
+        }
         if "seeds" in content:
             given["seeds"] = tuple(content["seeds"])
         return Study(tuple(found), tuple(_variants(content)), **given)

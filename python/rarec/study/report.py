@@ -16,7 +16,7 @@ import numpy as np
 from rarec.artifacts import write_text
 from rarec.evaluation import (
     Ranks,
-    compare,
+    compare_pairs,
     per_user,
     protocol,
     read_ranks,
@@ -64,8 +64,8 @@ def report(
     A user's metric is the mean over seeds, an interval the bootstrap over users of that mean.
     Rows: `popularity`, `id`, `id_held_out` of the reference; `NAME:id` where a variant has ID
     models of its own; each variant, and `NAME+id`, it fused with its ID model. `paired`: each row
-    against the reference, or where it is fused, against that fused; beside the interval of 95% one
-    (`ci_corrected`) of 1 - 0.05 / m for the m comparisons of the table (Bonferroni).
+    against the reference, or where it is fused, against that fused; and the fused reference against
+    what is no variant. See `compare_pairs`.
 
     Args:
         folder: Of the dataset.
@@ -88,7 +88,9 @@ def report(
         }
         for name, found in ranks.items()
     ]
-    paired = _compared(ranks, reference, n_bootstrap)
+    paired = compare_pairs(
+        ranks, _pairs(list(ranks), reference), PAIRED_METRICS, n_bootstrap=n_bootstrap
+    )
     first = read_result(runs[reference, seeds[0]][0])
     how = protocol(
         data_hash=first["identity"]["data"],
@@ -109,10 +111,9 @@ def report(
             },
         },
     )
-    results = {"rows": rows, "paired": paired}
-    write_results(folder, results, how)
-    merged = {"protocol": how, **results}
+    merged = {"protocol": how, "rows": rows, "paired": paired}
     write_text(Path(folder) / "results.md", markdown(merged))
+    write_results(folder, {"rows": rows, "paired": paired}, how)
     return merged
 
 
@@ -167,26 +168,13 @@ def _slices(ranks: Sequence[Ranks], seen: np.ndarray) -> dict[str, float | None]
     }
 
 
-def _compared(
-    ranks: Mapping[str, list[Ranks]], reference: str, n_bootstrap: int
-) -> list[dict[str, Any]]:
+def _pairs(names: Sequence[str], reference: str) -> list[tuple[str, str]]:
+    """Return who is set against whom: alone and fused apart; the fused reference against all."""
     fused = f"{reference}+id"
-    pairs = [
-        (name, fused if name.endswith("+id") else reference)
-        for name in ranks
-        if name not in (reference, fused)
-    ]
-    # how the reference itself stands to its ID model
-    pairs.append((fused, "id"))
-    corrected = 1 - 0.05 / len(pairs)
-    found = []
-    for name, other in pairs:
-        for metric in PAIRED_METRICS:
-            a, b = ranks[name], ranks[other]
-            one = compare(a, b, metric, n_bootstrap=n_bootstrap)
-            wide = compare(a, b, metric, n_bootstrap=n_bootstrap, confidence=corrected)
-            found.append({"a": name, "b": other, **one, "ci_corrected": wide["ci"]})
-    return found
+    own = [(name, fused if name.endswith("+id") else reference) for name in names]
+    pairs = [(name, other) for name, other in own if name != other]
+    variants = {name.removesuffix("+id") for name in names if name.endswith("+id")}
+    return pairs + [(fused, name) for name in names if name.removesuffix("+id") not in variants]
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 
 from rarec.artifacts import write_text
 from rarec.data import Cases, Dataset
-from rarec.evaluation import write_ranks
+from rarec.evaluation import write_ranks, write_results
 from rarec.progress import quiet_libraries
 from rarec.recommender import LateFusion, Recommender, align, ranks_without_model
 from rarec.study.files import Configs, Study
@@ -107,7 +107,8 @@ def run_study(
         progress: Show the bars of the trainings.
 
     Returns:
-        For each dataset what `report` gives, also written as `DATA/results.json` and `results.md`.
+        For each dataset what `report` gives, also written as `DATA/results.json` and `results.md`,
+        and all together as `results.json`, whose rows name their `data`.
 
     Raises:
         ValueError: If a dataset cannot be read, or a training fails on its input.
@@ -165,7 +166,27 @@ def run_study(
             seeds=study.seeds,
             n_bootstrap=n_bootstrap,
         )
+    _write_together(folder, results, study.names)
     return results
+
+
+def _write_together(
+    folder: Path, results: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]
+) -> None:
+    """Write the rows of all datasets as one file, under the names that were asked for."""
+    together = {
+        part: [
+            {
+                "data": data,
+                **row,
+                **{key: names.get(row[key], row[key]) for key in ("model", "a", "b") if key in row},
+            }
+            for data, found in results.items()
+            for row in found[part]
+        ]
+        for part in ("rows", "paired")
+    }
+    write_results(folder, together, {name: found["protocol"] for name, found in results.items()})
 
 
 def _runs(study: Study, folder: Path) -> Iterator[_Run]:
