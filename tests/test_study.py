@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rarec.study import DataSource, Study, Variant, markdown, read_study, run_st
 from rarec.study.report import TAIL, report
 from rarec.training import LowerStateCache
 
+STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 FILE = """
 part = "test"
 seeds = [0, 4]
@@ -96,6 +98,11 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, text, message):
     assert str(raised.value).startswith(str(file))
 
 
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_studies_of_this_project_can_be_read(file):
+    assert len(read_study(file).variants) > 1
+
+
 def test_unknown_datasets_are_named(tmp_path):
     file = tmp_path / "study.toml"
     file.write_text(FILE)
@@ -119,7 +126,10 @@ class _Now:
 
     def submit(self, function, *arguments):
         future = runs.Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except ValueError as error:
+            future.set_exception(error)
         return future
 
 
@@ -268,6 +278,20 @@ def test_processes_do_it_too(planted, tiny_llm, study, studied, tmp_path):
     first = {row["model"]: row for row in results["rows"]}["base"]
     second = {row["model"]: row for row in found["rows"]}["base"]
     assert second["hr@10"] == pytest.approx(first["hr@10"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_does_not_end_the_others(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_pool", _Now)
+    bad = Variant("bad", {"align.model.layers": 99})
+    late = Variant("late", {"align.model.layers": 1})
+    small = replace(study, variants=(study.variants[0], bad, late), seeds=(0,), names={})
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"1 runs failed.*/bad: expected at most 2 layers"):
+        run_study(small, tmp_path, n_bootstrap=20, say=said.append)
+    assert any("bad failed" in line for line in said)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["model"] for row in rows][-2:] == ["late", "late+id"]
 
 
 def test_cold_targets_and_the_tail_have_columns(tmp_path):

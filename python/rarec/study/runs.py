@@ -111,7 +111,7 @@ def run_study(
         and all together as `results.json`, whose rows name their `data`.
 
     Raises:
-        ValueError: If a dataset cannot be read, or a training fails on its input.
+        ValueError: If a dataset cannot be read; or, when all others are done, if a run failed.
     """
     folder = Path(folder)
     datasets = {source.name: source.read() for source in study.data}
@@ -131,7 +131,7 @@ def run_study(
         run.group: run for run in missing if not _is_ranked(run.group, study.part, study.cases)
     }
     with _pool(jobs) as pool:
-        _wait(
+        failed = _wait(
             {
                 pool.submit(_fit_group, run, datasets[run.data], *options): f"{where} fitted"
                 for where, run in ((_shown(group, folder), run) for group, run in groups.items())
@@ -140,8 +140,9 @@ def run_study(
         )
     # texts that several variants read through the same layers are read once
     reading = Counter(run.reading for run in missing)
+    missing = [run for run in missing if _is_ranked(run.group, study.part, study.cases)]
     with _pool(jobs) as pool:
-        _wait(
+        failed += _wait(
             {
                 pool.submit(
                     _try, run, wanted[run.folder], *options, reading[run.reading] > 1
@@ -158,6 +159,8 @@ def run_study(
         # what was not asked for now is shown where it is there
         open_ones = {run.name for run in of_data if not _is_done(run.folder, wanted[run.folder])}
         of_data = [run for run in of_data if run.name not in open_ones]
+        if study.reference in open_ones:
+            continue
         results[source.name] = report(
             folder / source.name,
             {run.name: run.settings for run in of_data},
@@ -167,6 +170,8 @@ def run_study(
             n_bootstrap=n_bootstrap,
         )
     _write_together(folder, results, study.names)
+    if failed:
+        raise ValueError(f"{len(failed)} runs failed, the others are kept: {'; '.join(failed)}")
     return results
 
 
@@ -234,15 +239,24 @@ def _begin(threads: int) -> None:
     quiet_libraries()
 
 
-def _wait(tasks: dict[Future[Any], str], say: Callable[[str], None]) -> None:
-    """Say what is done as it is done; an error ends the others that have not begun."""
+def _wait(tasks: dict[Future[Any], str], say: Callable[[str], None]) -> list[str]:
+    """Say what is done as it is done; return what failed, which does not end the others."""
+    failed = []
     try:
         for number, task in enumerate(as_completed(tasks), start=1):
-            said = task.result()
-            say(f"  {number} of {len(tasks)}: {tasks[task]}{f': {said}' if said else ''}")
+            where = f"  {number} of {len(tasks)}: {tasks[task]}"
+            try:
+                said = task.result()
+            # whatever it was: hours of others may be left
+            except Exception as error:
+                failed.append(f"{tasks[task]}: {error or type(error).__name__}")
+                say(f"{where} failed: {error or type(error).__name__}")
+            else:
+                say(f"{where}{f': {said}' if said else ''}")
     finally:
         for task in tasks:
             task.cancel()
+    return failed
 
 
 def _fit_group(
