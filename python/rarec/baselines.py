@@ -16,6 +16,7 @@ from rarec.evaluation import Ranks, per_user, rank_targets
 from rarec.ids import IDEmbeddings
 
 FUSION_WEIGHTS = (
+    0.0,
     0.05,
     0.1,
     0.2,
@@ -107,7 +108,7 @@ def fusion_weight(
     second: ScoreVectors,
     cases: Cases,
     *,
-    metric: str = "ndcg@10",
+    metric: str = "ndcg@100",
     weights: Iterable[float] = FUSION_WEIGHTS,
 ) -> float:
     """Return the weight of the second with the best mean metric on validation cases."""

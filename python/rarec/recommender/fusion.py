@@ -39,7 +39,7 @@ class LateFusion:
         self.validation = validation
 
     def weight(self, scores_of: Callable[[Cases], ScoreVectors]) -> float:
-        """Return the weight of the ID model with the best NDCG@10; 0 without validation cases.
+        """Return the weight of the ID model with the best NDCG@100; 0 without validation cases.
 
         Args:
             scores_of: The scores of the model for some cases.
