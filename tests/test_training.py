@@ -23,6 +23,7 @@ from rarec.training import (
     training_arguments,
 )
 from rarec.training import text_states as states_module
+from rarec.training.text_states import texts_hash
 from rarec.training.trainer import RARecTrainer
 
 E = 6
@@ -309,6 +310,32 @@ def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypa
     with pytest.raises(AssertionError, match="computed again"):
         text_states(backbone, other, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1  # and nothing half written
+
+
+def test_states_are_named_alike_by_any_number_of_threads_and_not_by_other_weights(llm, planted):
+    backbone, tokenizer = llm
+    tokens = Prompts(tokenizer, planted.titles).items(range(4))
+    n_threads = torch.get_num_threads()
+    weight = next(w for w in backbone.model.state_dict().values() if w.ndim == 2)
+    # large enough for torch to share the sum among threads
+    big = {"a": torch.randn(3000, 200, generator=torch.Generator().manual_seed(0))}
+    names = set()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(backbone.model, "state_dict", lambda: big)
+                names.add(texts_hash("any", backbone, tokens))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert len(names) == 1
+    before = texts_hash("any", backbone, tokens)
+    with torch.no_grad():
+        value = weight[1, 1].item()
+        weight[1, 1] += 1e-6
+        changed = texts_hash("any", backbone, tokens)
+        weight[1, 1] = value
+    assert changed != before == texts_hash("any", backbone, tokens)
 
 
 def test_states_past_the_range_of_float16_are_kept(llm, planted, tmp_path, monkeypatch):

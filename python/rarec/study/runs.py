@@ -234,6 +234,8 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _begin(threads: int) -> None:
+    # never more than OMP_NUM_THREADS, where somebody has set it
+    threads = min(threads, torch.get_num_threads())
     torch.set_num_threads(threads)
     os.environ["RAREC_NUM_THREADS"] = str(threads)
     quiet_libraries()

@@ -95,8 +95,17 @@ def texts_hash(kind: str, backbone: Backbone, tokens: Tokens) -> str:
         if backbone.quantization == "8bit" and type(weight) is not Tensor:
             # a tensor of torchao, which has no sum
             weight = weight.dequantize()
-        # a few sums tell one model from another; hashing gigabytes of weights would not be quick
-        digest.update(repr((list(weight.shape), float(weight.double().sum()))).encode())
+        # sums tell one model from another; hashing gigabytes of weights would not be quick
+        digest.update(repr((list(weight.shape), str(weight.dtype), _sum_of_bits(weight))).encode())
     for array in (tokens.offsets, tokens.ids):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
+
+
+def _sum_of_bits(weight: Tensor) -> int:
+    """Return the sum of a tensor's values read as whole numbers: the same in any order of adding.
+
+    A sum of floats is not: it changes with the number of threads.
+    """
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(weight.contiguous().view(whole[weight.element_size()]).sum(dtype=torch.int64))
