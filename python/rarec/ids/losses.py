@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.softmax import catalogue_cross_entropy
 from rarec.selection import NegativeSampler
 
 # users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
@@ -41,7 +42,7 @@ def full_loss(cold: Tensor | None = None) -> Loss:
         table = model.item_vectors
         chosen = _chosen(states[counted], table[target])
         bias = None if offset is None else offset.to(table.device)
-        return F.cross_entropy(F.linear(chosen, table, bias), target)
+        return catalogue_cross_entropy(chosen, table, target, bias)
 
     return loss
 
