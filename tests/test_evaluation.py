@@ -43,8 +43,8 @@ def a_protocol(**values: Any) -> dict[str, Any]:
 
 def test_pairs_are_compared_on_the_same_resamples_and_corrected_for_their_number() -> None:
     random = np.random.default_rng(0)
-    ranks = {name: ranks_of(random.integers(1, 40, size=200).tolist()) for name in "abc"}
-    ranks["d"] = [ranks["a"], ranks["b"]]
+    of = {name: ranks_of(random.integers(1, 40, size=200).tolist()) for name in "abc"}
+    ranks: dict[str, Ranks | list[Ranks]] = {**of, "d": [of["a"], of["b"]]}
     pairs = [("a", "b"), ("c", "b"), ("d", "a")]
     rows = compare_pairs(ranks, pairs, ["hr@10", "mrr"], n_bootstrap=500, seed=3)
     assert [(row["a"], row["b"], row["metric"]) for row in rows] == [
