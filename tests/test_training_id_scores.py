@@ -191,7 +191,9 @@ def test_what_does_not_fit_is_refused(llm, planted, ids, tmp_path):
 
 def test_text_alone_takes_nothing_from_the_id_model():
     loss = LossConfig(hard_negatives=2, distillation=1.0, alignment=1.0)
-    assert AlignConfig(loss=loss).without_ids().loss == LossConfig()
+    text = AlignConfig(loss=loss, model=ModelConfig(id_score="fixed")).without_ids()
+    assert text.loss == LossConfig()
+    assert text.model.id_score == "none"
 
 
 @pytest.mark.parametrize(("id_score", "warmup"), [("fixed", 0), ("learned", 0), ("fixed", 8)])

@@ -142,9 +142,12 @@ class AlignConfig:
         The layer prefixes, now all there is to train, learn three times as fast: tuned for this
         rival on the validation part of MovieLens-100K.
         """
+        model = replace(
+            self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate, id_score="none"
+        )
         return replace(
             self,
-            model=replace(self.model, use_ids=False, prefix_rate=3 * self.model.prefix_rate),
+            model=model,
             loss=replace(self.loss, alignment=0.0, hard_negatives=0, distillation=0.0),
             label="",
         )
