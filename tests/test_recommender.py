@@ -72,9 +72,11 @@ def test_planted_tastes_are_learnt(run):
     assert rows["rarec"]["trainable_parameters"] > rows["text"]["trainable_parameters"]
     assert rows["rarec"]["seconds"] > 0
     assert rows["rarec"]["peak_rss_mb"] > 10
-    pairs = {(pair["b"], pair["metric"]) for pair in results["paired"]}
-    assert ("text", "hr@100") in pairs
-    assert ("id", "ndcg@10") in pairs
+    pairs = [(pair["a"], pair["b"], pair["metric"]) for pair in results["paired"]]
+    assert len(set(pairs)) == len(pairs) == 3 * (6 + 5)
+    assert ("rarec", "text", "hr@100") in pairs
+    assert ("rarec+id", "id", "ndcg@10") in pairs
+    assert ("rarec+id", "late_fusion", "hr@100") in pairs
 
 
 def test_protocol_says_how_the_numbers_were_made(run, planted):

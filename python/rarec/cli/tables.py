@@ -54,22 +54,25 @@ def models_table(results: Mapping[str, Any]) -> Table:
 
 
 def paired_table(results: Mapping[str, Any]) -> Table:
-    """Return the differences on the same users, one line per rival."""
+    """Return the differences on the same users, one line per pair."""
     table = Table(
-        title="rarec minus each other model, on the same users",
+        title="differences on the same users",
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 0, 0, 1),
         caption="95% paired bootstrap; * where the interval leaves 0 out",
     )
-    table.add_column("minus", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for metric in _SHOWN:
         table.add_column(metric.upper(), justify="right", no_wrap=True)
-    rivals: dict[str, dict[str, Any]] = {}
+    rivals: dict[str, dict[str, dict[str, Any]]] = {}
     for pair in results["paired"]:
-        rivals.setdefault(pair["b"], {})[pair["metric"]] = pair
-    for name, pairs in rivals.items():
-        table.add_row(name, *(_difference(pairs[metric]) for metric in _SHOWN))
+        rivals.setdefault(pair["a"], {}).setdefault(pair["b"], {})[pair["metric"]] = pair
+    for own, others in rivals.items():
+        table.add_section()
+        table.add_row(f"{own} minus", style="bold")
+        for other, pairs in others.items():
+            table.add_row(f" {other}", *(_difference(pairs[metric]) for metric in _SHOWN))
     return table
 
 

@@ -76,10 +76,12 @@ def evaluate(
         for name, found in ranks.items()
     ]
     paired = [
-        {"a": "rarec", "b": other, **compare(ranks["rarec"], ranks[other], metric)}
+        {"a": own, "b": other, **compare(ranks[own], ranks[other], metric)}
+        for own in ("rarec", "rarec+id")
         for other in ranks
         for metric in PAIRED_METRICS
-        if "rarec" in ranks and other != "rarec"
+        # of the two against each other, once
+        if own in ranks and other != own and (own, other) != ("rarec+id", "rarec")
     ]
     results = {"rows": rows, "paired": paired}
     how = _protocol(recommender, part, cases)
