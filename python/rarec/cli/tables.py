@@ -70,9 +70,9 @@ def paired_table(results: Mapping[str, Any]) -> Table:
         rivals.setdefault(pair["a"], {}).setdefault(pair["b"], {})[pair["metric"]] = pair
     for own, others in rivals.items():
         table.add_section()
-        table.add_row(f"{own} minus", style="bold")
+        table.add_row(f"{own} -", style="bold")
         for other, pairs in others.items():
-            table.add_row(f" {other}", *(_difference(pairs[metric]) for metric in _SHOWN))
+            table.add_row(other, *(_difference(pairs[metric]) for metric in _SHOWN))
     return table
 
 
