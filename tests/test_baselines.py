@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores, popularity_scores
+from rarec.baselines import (
+    ScoreVectors,
+    fused_scores,
+    fusion_weight,
+    id_scores,
+    popularity_scores,
+    with_mean_for_cold,
+)
 from rarec.data import Cases, Histories
 from rarec.ids import GivenIDs
 
@@ -71,3 +78,20 @@ def test_items_without_a_vector_share_the_last_place(size):
     assert np.all(scores[:, 4] < scores[:, known].min(axis=1))
     mean = dense(id_scores(ids, asked, cold_at_bottom=False))
     np.testing.assert_allclose(mean[:, 4], plain[:, known].mean(axis=1), rtol=1e-3, atol=1e-6)
+
+
+def test_cold_items_have_the_mean_vector():
+    vectors = np.array([[1.0, 2.0], [3.0, 6.0], [np.nan, np.nan]], np.float32)
+    found = with_mean_for_cold(GivenIDs(vectors, np.array([True, True, False])))
+    np.testing.assert_array_equal(found, [[1, 2], [3, 6], [2, 4]])
+    # nothing is known: no warning, nothing that is not a number
+    assert not with_mean_for_cold(GivenIDs(vectors, np.zeros(3, bool))).any()
+
+
+def test_a_sample_of_cases_is_in_order_and_the_same_for_a_seed():
+    asked = cases(50)
+    assert asked.sample(50, seed=0) is asked
+    some = asked.sample(9, seed=0)
+    rows = np.sort(np.random.default_rng(0).permutation(50)[:9])
+    np.testing.assert_array_equal(some.targets, asked.targets[rows])
+    np.testing.assert_array_equal(some.users, asked.users[rows])

@@ -85,13 +85,15 @@ def test_what_is_there_is_not_done_again(compared):
     folder, config, results, said = compared
     assert not any("already" in line for line in said)
     model = folder / "compare" / "seed-3" / "models" / "rarec" / "adapter.safetensors"
-    before = model.stat().st_mtime_ns
+    evaluated = folder / "compare" / "seed-3" / "results.json"
+    before, then = model.stat().st_mtime_ns, evaluated.stat().st_mtime_ns
     again: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "_elsewhere", lambda function, *arguments: function(*arguments))
         second = compare(Recommender.load(folder), config, n_bootstrap=50, say=again.append)
     assert sum("there already" in line for line in again) == 6
     assert model.stat().st_mtime_ns == before
+    assert evaluated.stat().st_mtime_ns == then
     for row, new in zip(results["rows"], second["rows"], strict=True):
         assert row["hr@100_ci"] == new["hr@100_ci"]
     ranks, part = read_ranks(folder / "compare" / "seed-3")

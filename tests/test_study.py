@@ -85,6 +85,12 @@ def test_a_file_says_what_is_tried(tmp_path):
         ("[data.a]\nsource = 'x'\n[variants.b]\nalign.preset = 'best'", "preset to be one of"),
         ("reference = 'c'\n[data.a]\nsource = 'x'", "reference to be one of"),
         ("part = 'train'\n[data.a]\nsource = 'x'", "part to be one of"),
+        ("seeds = ['a']\n[data.a]\nsource = 'x'", r"different seeds >= 0, .*'a'"),
+        ("cases = 'all'\n[data.a]\nsource = 'x'", "cases >= 1, got all"),
+        ("levers = 3\n[data.a]\nsource = 'x'", "expected tables in levers, got 3"),
+        ("[data.a]\nsource = 'x'\n[set]\nhold_out = 'no'", "true or false.*'no'"),
+        ("[data.a]\nsource = 'x'\n[variants.'../b']\nids.dim = 3", r"got '\.\./b'"),
+        ("[data.a]\nsource = 'x'\n[variants.ids-b]\nids.dim = 3", "got 'ids-b'"),
         ("seeds = [1, 1]\n[data.a]\nsource = 'x'", "different seeds"),
         ("cases = 0\n[data.a]\nsource = 'x'", "cases >= 1"),
         ("", "a dataset and a variant"),
@@ -312,6 +318,8 @@ def test_cold_targets_and_the_tail_have_columns(tmp_path):
             "facts": facts,
             "weight": 2.0,
             "data": {},
+            "split": "by hand",
+            "filters": [],
             "target_events": seen,
         },
     )
@@ -329,6 +337,15 @@ def test_cold_targets_and_the_tail_have_columns(tmp_path):
     assert results["protocol"]["tail"] == 1
     line = next(one for one in markdown(results).splitlines() if one.startswith("| `base` "))
     assert "| 0.500 | 1.000 | 2 | 2 |" in line
+
+
+def test_a_lever_on_paths_has_names_of_folders(tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text("[data.a]\nsource = 'x'\n[levers.llm]\nalign.llm = ['org/one', 'two']")
+    study = read_study(file)
+    assert [variant.name for variant in study.variants] == ["base", "llm=org_one", "llm=two"]
+    with pytest.raises(ValueError, match="jobs >= 1"):
+        run_study(study, tmp_path / "out", jobs=0)
 
 
 def test_data_without_titles_is_refused_before_any_work(planted, study, tmp_path, monkeypatch):

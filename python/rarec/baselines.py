@@ -71,10 +71,9 @@ def id_scores(ids: IDEmbeddings, cases: Cases, *, cold_at_bottom: bool = True) -
     """
     queries, _ = ids.user_vectors(cases.histories, cases.users)
     known = ids.item_known
-    items = np.where(known[:, None], ids.item_vectors, 0).astype(np.float32)
     if not cold_at_bottom:
-        items[~known] = items[known].mean(axis=0)
-        return ScoreVectors(queries, items)
+        return ScoreVectors(queries, with_mean_for_cold(ids))
+    items = np.where(known[:, None], ids.item_vectors, 0).astype(np.float32)
     if known.all():
         return ScoreVectors(queries, items)
     # below any real score, by the inequality of Cauchy and Schwarz
@@ -82,6 +81,16 @@ def id_scores(ids: IDEmbeddings, cases: Cases, *, cold_at_bottom: bool = True) -
     flag = np.where(known, 0, bottom).astype(np.float32)[:, None]
     ones = np.ones((*queries.shape[:2], 1), np.float32)
     return ScoreVectors(np.concatenate([queries, ones], 2), np.concatenate([items, flag], 1))
+
+
+def with_mean_for_cold(ids: IDEmbeddings) -> NDArray[np.float32]:
+    """Return `[N, E]` float32 item vectors; cold items get the mean one (zero if all are cold)."""
+    known = ids.item_known
+    items = np.zeros(ids.item_vectors.shape, dtype=np.float32)
+    items[known] = ids.item_vectors[known]
+    if known.any():
+        items[~known] = items[known].mean(axis=0)
+    return items
 
 
 def _longest(vectors: NDArray[np.float32]) -> float:

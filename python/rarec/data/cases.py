@@ -34,6 +34,18 @@ class Cases:
     def __len__(self) -> int:
         return len(self.users)
 
+    def sample(self, most: int, *, seed: int) -> Cases:
+        """Return at most so many of the cases, in their order, chosen evenly by the seed.
+
+        Args:
+            most: With as many cases or fewer, these cases themselves.
+            seed: Of the choice.
+        """
+        if len(self) <= most:
+            return self
+        chosen = np.random.default_rng(seed).permutation(len(self))[:most]
+        return self.take(np.sort(chosen))
+
     def take(self, rows: ArrayLike) -> Cases:
         """Return the cases in `rows`, in that order."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -190,9 +190,7 @@ def train_encoder(
     windows = _Windows(train, config.max_history, n_items, held_out)
     if len(validation) == 0:
         raise ValueError("expected validation cases, got none")
-    if len(validation) > config.max_validation:
-        chosen = np.random.default_rng(config.seed).permutation(len(validation))
-        validation = validation.take(np.sort(chosen[: config.max_validation]))
+    validation = validation.sample(config.max_validation, seed=config.seed)
     torch.manual_seed(config.seed)
     model = config.build(n_items, text_vectors)
     cold = None

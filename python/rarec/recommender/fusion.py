@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rarec.baselines import ScoreVectors, fused_scores, fusion_weight, id_scores
+from rarec.baselines import (
+    ScoreVectors,
+    fused_scores,
+    fusion_weight,
+    id_scores,
+    with_mean_for_cold,
+)
 from rarec.data import Cases, Histories
 from rarec.evaluation import Ranks
 from rarec.ids import IDEmbeddings
@@ -33,10 +39,12 @@ class LateFusion:
 
     def __init__(self, ids: IDEmbeddings, validation: Cases) -> None:
         self.ids = ids
-        if len(validation) > MOST_CASES:
-            chosen = np.random.default_rng(0).permutation(len(validation))[:MOST_CASES]
-            validation = validation.take(np.sort(chosen))
-        self.validation = validation
+        self._validation = validation
+
+    @property
+    def validation(self) -> Cases:
+        """The cases that weights are chosen on."""
+        return self._validation.sample(MOST_CASES, seed=0)
 
     def weight(self, scores_of: Callable[[Cases], ScoreVectors]) -> float:
         """Return the weight of the ID model with the best NDCG@100; 0 without validation cases.
@@ -44,11 +52,10 @@ class LateFusion:
         Args:
             scores_of: The scores of the model for some cases.
         """
-        if len(self.validation) == 0:
+        cases = self.validation
+        if len(cases) == 0:
             return 0.0
-        return fusion_weight(
-            scores_of(self.validation), self._by_id(self.validation), self.validation
-        )
+        return fusion_weight(scores_of(cases), self._by_id(cases), cases)
 
     def ranks(self, scores: ScoreVectors, cases: Cases, weight: float) -> tuple[Ranks, Ranks]:
         """Return the ranks of a model alone, and with its scores fused.
@@ -68,11 +75,12 @@ class LateFusion:
             vectors: `[N, H]` of a model; items after those of the ID model are new, and get the
                 ID part that cold ones have.
         """
-        known = self.ids.item_known
-        mean = self.ids.item_vectors[known].mean(axis=0)
-        by_id = np.tile(mean, (len(vectors), 1))
-        by_id[: len(known)][known] = self.ids.item_vectors[known]
-        return np.concatenate([vectors, by_id.astype(np.float32)], axis=1)
+        by_id = with_mean_for_cold(self.ids)
+        n_new = len(vectors) - len(by_id)
+        mean = by_id[self.ids.item_known].mean(axis=0, keepdims=True) if n_new else by_id[:0]
+        return np.concatenate(
+            [vectors, np.concatenate([by_id, mean.repeat(n_new, axis=0)])], axis=1
+        )
 
     def queries(
         self,

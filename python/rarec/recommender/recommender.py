@@ -281,8 +281,10 @@ class Recommender:
 
     def item_vectors(self, name: str) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue, as an aligned model encoded them."""
-        width = self.models[name].model.backbone.hidden_size
-        vectors = self._index(name).vectors[: self.dataset.n_items, :width]
+        ids = self.baseline or self.ids
+        assert ids is not None
+        # the index has the ID model's part behind: no language model is read for this
+        vectors = self._index(name).vectors[: self.dataset.n_items, : -ids.item_vectors.shape[1]]
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def fusion_weight(self, name: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rarec.baselines import with_mean_for_cold
 from rarec.data import Dataset, Histories
 from rarec.ids import IDEmbeddings
 from rarec.index import ItemIndex
@@ -27,11 +28,9 @@ def sample_scores(ids: IDEmbeddings, samples: Samples, histories: Histories) -> 
         histories: S rows, what came before each target.
     """
     queries, has_query = ids.user_vectors(histories, samples.users)
-    known = ids.item_known
-    items = np.where(known[:, None], ids.item_vectors, ids.item_vectors[known].mean(axis=0))
     # what stands in the rows without a meaning may be anything
     queries = np.where(has_query[:, None, None], queries, 0)
-    return IDScores(queries.astype(np.float32), items.astype(np.float32), has_query)
+    return IDScores(queries.astype(np.float32), with_mean_for_cold(ids), has_query)
 
 
 def hard_pools(

@@ -28,6 +28,7 @@ align.model.gate = true
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -40,6 +41,8 @@ from rarec.recommender import PARTS, AlignConfig, flatten, recipe, with_settings
 from rarec.selection import SelectionConfig
 
 BASE = "base"
+# folders of ID models and lower states stand beside those of variants
+_NAME = re.compile(r"(?!ids-|lower-states$)[\w=+-][\w.=+-]*")
 _KEYS = (
     "part",
     "seeds",
@@ -104,14 +107,14 @@ class Variant:
         hold_out = True
         for name, value in self.settings.items():
             part, _, rest = name.partition(".")
-            if name == "hold_out":
-                hold_out = bool(value)
+            if name == "hold_out" and isinstance(value, bool):
+                hold_out = value
             elif part in parts and rest:
                 parts[part][rest] = value
             else:
                 raise ValueError(
-                    f"{self.name}: expected settings of selection, ids or align, or hold_out, "
-                    f"got {name!r}"
+                    f"{self.name}: expected settings of selection, ids or align, or hold_out "
+                    f"(true or false), got {name!r} = {value!r}"
                 )
         preset = parts["align"].pop("preset", "default")
         try:
@@ -176,11 +179,15 @@ class Study:
             raise ValueError(f"expected variants of different names, got {twice} twice")
         if self.reference not in names:
             raise ValueError(f"expected reference to be one of {names}, got {self.reference!r}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"expected different seeds, at least one, got {list(self.seeds)}")
+        for name in (*names, *(source.name for source in self.data)):
+            if not _NAME.fullmatch(name) or name.endswith("+id"):
+                raise ValueError(f"expected a name that a folder can have, got {name!r}")
+        whole = all(type(seed) is int and seed >= 0 for seed in self.seeds)
+        if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"expected different seeds >= 0, at least one, got {self.seeds}")
         if self.part not in PARTS:
             raise ValueError(f"expected part to be one of {list(PARTS)}, got {self.part!r}")
-        if self.cases is not None and self.cases < 1:
+        if self.cases is not None and (type(self.cases) is not int or self.cases < 1):
             raise ValueError(f"expected cases >= 1, got {self.cases}")
         # now, and not when its turn comes
         for source in self.data:
@@ -216,6 +223,12 @@ def read_study(
     try:
         if unknown := sorted(content.keys() - set(_KEYS)):
             raise ValueError(f"expected keys of {list(_KEYS)}, got {unknown}")
+        for key in ("names", "data", "set", "levers", "variants", "parts"):
+            table = content.get(key, {})
+            deep = key in ("data", "levers", "variants", "parts")
+            inner = table.values() if deep and isinstance(table, Mapping) else ()
+            if not all(isinstance(one, Mapping) for one in (table, *inner)):
+                raise ValueError(f"expected tables in {key}, got {table!r}")
         tables = content.get("data", {})
         if missing := sorted({*sources, *(data or ())} - tables.keys()):
             raise ValueError(f"expected datasets of {sorted(tables)}, got {missing}")
@@ -287,4 +300,8 @@ def _of_lever(name: str, settings: Mapping[str, Any]) -> list[Variant]:
             f"levers.{name}: expected one setting with a list of values, got {several}"
         )
     key = several[0]
-    return [Variant(f"{name}={value}", {**settings, key: value}) for value in settings[key]]
+    # a name is a folder's, and the value may be a path
+    return [
+        Variant(f"{name}={str(value).replace('/', '_')}", {**settings, key: value})
+        for value in settings[key]
+    ]

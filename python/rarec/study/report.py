@@ -76,7 +76,8 @@ def report(
         n_bootstrap: Resamples of the intervals.
     """
     ranks, facts, weights, groups = _read(settings, runs, seeds)
-    seen = np.array(read_result(runs[reference, seeds[0]][0])["target_events"])
+    first = read_result(runs[reference, seeds[0]][0])
+    seen = np.array(first["target_events"])
     rows = [
         {
             "model": name,
@@ -91,11 +92,10 @@ def report(
     paired = compare_pairs(
         ranks, _pairs(list(ranks), reference), PAIRED_METRICS, n_bootstrap=n_bootstrap
     )
-    first = read_result(runs[reference, seeds[0]][0])
     how = protocol(
         data_hash=first["identity"]["data"],
-        split="last event of a user: test; the one before: validation; the rest: train",
-        filters=[],
+        split=first["split"],
+        filters=first["filters"],
         exclusion="items in the history of the case; the target itself is always ranked",
         seeds={str(seed): seed for seed in seeds},
         extra={

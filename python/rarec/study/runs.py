@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rarec.artifacts import write_text
@@ -113,6 +112,8 @@ def run_study(
     Raises:
         ValueError: If a dataset cannot be read; or, when all others are done, if a run failed.
     """
+    if jobs < 1:
+        raise ValueError(f"expected jobs >= 1, got {jobs}")
     folder = Path(folder)
     datasets = {source.name: source.read() for source in study.data}
     for dataset in datasets.values():
@@ -325,6 +326,8 @@ def _try(
             "facts": asdict(trained),
             "weight": weight,
             "data": dict(recommender.dataset.description),
+            "split": str(recommender.split.description["rule"]),
+            "filters": recommender.dataset.report.lines(),
             "target_events": seen.tolist(),
         },
     )
@@ -334,10 +337,7 @@ def _try(
 
 def _cases(recommender: Recommender, part: str, most: int | None) -> Cases:
     cases = recommender.split.test if part == "test" else recommender.split.validation
-    if most is None or len(cases) <= most:
-        return cases
-    chosen = np.random.default_rng(_CASES_SEED).permutation(len(cases))[:most]
-    return cases.take(np.sort(chosen))
+    return cases if most is None else cases.sample(most, seed=_CASES_SEED)
 
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
