@@ -40,6 +40,9 @@ align.preset = "paper"
 align.model.layers = 1
 [parts.b]
 selection.fraction = 0.5
+
+[id_models.wide]
+ids.dim = 32
 """
 
 
@@ -57,6 +60,8 @@ def test_a_file_says_what_is_tried(tmp_path):
         *("base", "titles=1", "titles=3", "paper"),
         *("all", "all-but-a", "only-a", "all-but-b", "only-b"),
     ]
+    (wide,) = (study.on(model, source).configs(0) for model in study.id_models)
+    assert (wide.ids.dim, wide.ids.max_epochs, wide.hold_out) == (32, 2, False)
     base = named["base"].configs(4)
     # what a dataset sets comes before what all have
     assert (base.ids.dim, base.ids.max_epochs) == (16, 2)
@@ -93,6 +98,8 @@ def test_a_file_says_what_is_tried(tmp_path):
         ("[data.a]\nsource = 'x'\n[variants.ids-b]\nids.dim = 3", "got 'ids-b'"),
         ("seeds = [1, 1]\n[data.a]\nsource = 'x'", "different seeds"),
         ("cases = 0\n[data.a]\nsource = 'x'", "cases >= 1"),
+        ("[data.a]\nsource = 'x'\n[id_models.b]\nselection.seed = 3", "b: .*ids alone.*selection"),
+        ("[data.a]\nsource = 'x'\n[id_models.base]\nids.dim = 3", r"got \['base'\] twice"),
         ("", "a dataset and a variant"),
     ],
 )
@@ -166,6 +173,7 @@ def study(planted, tiny_llm):
             seeds=(0, 1),
             cases=40,
             names={"base": "rarec", "wide:id": "wider"},
+            id_models=(Variant("shallow", {"ids.max_epochs": 1, "hold_out": False}),),
         )
 
 
@@ -188,7 +196,7 @@ def test_each_variant_has_a_row_alone_and_fused(studied):
     assert [row["model"] for row in results["rows"]] == [
         *("popularity", "id", "id_held_out", "base", "base+id", "top", "top+id"),
         *("wide:id", "wide:id_held_out", "wide", "wide+id", "known:id", "known", "known+id"),
-        *("top-gated", "top-gated+id"),
+        *("top-gated", "top-gated+id", "shallow"),
     ]
     rows = {row["model"]: row for row in results["rows"]}
     values = []
@@ -207,10 +215,11 @@ def test_each_variant_has_a_row_alone_and_fused(studied):
     groups = results["protocol"]["groups"]
     assert groups["base"] == groups["top"]
     assert len(set(groups.values())) == 3
-    assert sum("fitted" in line for line in said) == 6
+    assert sum("fitted" in line for line in said) == 8
+    assert (rows["shallow"]["settings"]["ids.max_epochs"], rows["shallow"]["steps"]) == (1, 1)
     # the table has a line for each
     table = (folder / "planted" / "results.md").read_text()
-    for name in ("popularity", "wide:id", "top"):
+    for name in ("popularity", "wide:id", "top", "shallow"):
         assert table.count(f"| `{name}` ") == 1
 
 
@@ -239,7 +248,8 @@ def test_everything_is_set_against_the_reference(studied):
     assert ("top", "base") in pairs
     assert ("top+id", "base+id") in pairs
     assert ("id", "base") in pairs
-    assert {("base+id", "id"), ("base+id", "popularity"), ("base+id", "wide:id")} <= pairs
+    for other in ("id", "popularity", "wide:id", "shallow"):
+        assert ("base+id", other) in pairs
     # all datasets in one file, under the names that were asked for
     together = json.loads((folder / "results.json").read_text())
     assert {row["data"] for row in together["rows"]} == {"planted"}
@@ -297,7 +307,7 @@ def test_a_run_that_fails_does_not_end_the_others(study, tmp_path, monkeypatch):
         run_study(small, tmp_path, n_bootstrap=20, say=said.append)
     assert any("bad failed" in line for line in said)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert [row["model"] for row in rows][-2:] == ["late", "late+id"]
+    assert [row["model"] for row in rows][-3:-1] == ["late", "late+id"]
 
 
 def test_cold_targets_and_the_tail_have_columns(tmp_path):

@@ -32,20 +32,21 @@ class SASRec(HistoryEncoder):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, history: Tensor) -> Tensor:
-        """Return `[B, T, 1, E]`; see `HistoryEncoder.forward`."""
+        """Return `[B, T, 1, E]`; see `HistoryEncoder.forward`. Zero at padded places."""
         length = history.shape[1]
+        # most histories are short: only places that are shown, M of all B x T, are computed
         shown = history != self.n_items
-        positions = self.position_embedding(self.places(history))
+        places = self.places(history)
         # the paper scales the table up so that positions do not drown it
-        states = self.item_embedding(history) * self.dim**0.5 + positions
-        states = self.dropout(states)
+        states = self.item_embedding(history[shown]) * self.dim**0.5
+        states = self.dropout(states + self.position_embedding(places[shown]))  # [M, E]
         causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
         # a padded place sees itself, so that no row of the softmax is empty
         itself = torch.eye(length, dtype=torch.bool, device=history.device)
         mask = (causal & shown[:, None, :]) | itself
         for block in self.blocks:
-            states = block(states, mask[:, None])
-        return self.norm(states)[:, :, None]
+            states = block(states, shown, mask[:, None])
+        return _padded(self.norm(states), shown)[:, :, None]
 
 
 class _Block(nn.Module):
@@ -63,11 +64,25 @@ class _Block(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        batch, length, dim = states.shape
-        heads = self.query_key_value(self.attention_norm(states))
+    def forward(self, states: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
+        """Return `[M, E]`.
+
+        Args:
+            states: `[M, E]`, row by row.
+            shown: `[B, T]` bool, where they stand.
+            mask: `[B, 1, T, T]` bool, what each place sees.
+        """
+        heads = _padded(self.query_key_value(self.attention_norm(states)), shown)
+        batch, length = shown.shape
         query, key, value = heads.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        mixed = mixed.transpose(1, 2).reshape(batch, length, dim)
+        mixed = mixed.transpose(1, 2).flatten(2)[shown]
         states = states + self.dropout(self.attention_output(mixed))
         return states + self.dropout(self.feedforward(self.feedforward_norm(states)))
+
+
+def _padded(states: Tensor, shown: Tensor) -> Tensor:
+    """Return `[B, T, F]`: `[M, F]` states where they stand, zero elsewhere."""
+    padded = states.new_zeros(*shown.shape, states.shape[-1])
+    padded[shown] = states
+    return padded

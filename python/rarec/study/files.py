@@ -23,6 +23,9 @@ align.loss.hard_negatives = 2
 
 [parts.gate]                       # `all` has all parts; and variants: all but it, only it
 align.model.gate = true
+
+[id_models.reads-text]             # an ID model on all samples, to compare with
+ids.text = "all-MiniLM-L6-v2"
 """
 
 from __future__ import annotations
@@ -54,7 +57,10 @@ _KEYS = (
     "levers",
     "variants",
     "parts",
+    "id_models",
 )
+
+_OF_TABLES = ("data", "levers", "variants", "parts", "id_models")
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,7 @@ class Study:
         cases: So many of them, chosen evenly at random; None takes all.
         reference: The variant that all others are compared with.
         names: Other names of rows in the results.
+        id_models: ID models that are rows of their own, trained on all samples.
     """
 
     data: tuple[DataSource, ...]
@@ -169,16 +176,17 @@ class Study:
     cases: int | None = None
     reference: str = BASE
     names: Mapping[str, str] = field(default_factory=dict)
+    id_models: tuple[Variant, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.data or not self.variants:
             raise ValueError("expected a dataset and a variant at least")
-        names = [variant.name for variant in self.variants]
+        names = [variant.name for variant in (*self.variants, *self.id_models)]
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"expected variants of different names, got {twice} twice")
-        if self.reference not in names:
-            raise ValueError(f"expected reference to be one of {names}, got {self.reference!r}")
+        if self.reference not in (known := [variant.name for variant in self.variants]):
+            raise ValueError(f"expected reference to be one of {known}, got {self.reference!r}")
         for name in (*names, *(source.name for source in self.data)):
             if not _NAME.fullmatch(name) or name.endswith("+id"):
                 raise ValueError(f"expected a name that a folder can have, got {name!r}")
@@ -189,9 +197,13 @@ class Study:
             raise ValueError(f"expected part to be one of {list(PARTS)}, got {self.part!r}")
         if self.cases is not None and (type(self.cases) is not int or self.cases < 1):
             raise ValueError(f"expected cases >= 1, got {self.cases}")
+        for model in self.id_models:
+            others = [key for key in model.settings if not key.startswith(("ids.", "hold_out"))]
+            if others:
+                raise ValueError(f"{model.name}: expected settings of ids alone, got {others}")
         # now, and not when its turn comes
         for source in self.data:
-            for variant in self.variants:
+            for variant in (*self.variants, *self.id_models):
                 self.on(variant, source).configs(0)
 
     def on(self, variant: Variant, source: DataSource) -> Variant:
@@ -223,9 +235,9 @@ def read_study(
     try:
         if unknown := sorted(content.keys() - set(_KEYS)):
             raise ValueError(f"expected keys of {list(_KEYS)}, got {unknown}")
-        for key in ("names", "data", "set", "levers", "variants", "parts"):
+        for key in ("names", "set", *_OF_TABLES):
             table = content.get(key, {})
-            deep = key in ("data", "levers", "variants", "parts")
+            deep = key in _OF_TABLES
             inner = table.values() if deep and isinstance(table, Mapping) else ()
             if not all(isinstance(one, Mapping) for one in (table, *inner)):
                 raise ValueError(f"expected tables in {key}, got {table!r}")
@@ -245,6 +257,10 @@ def read_study(
         }
         if "seeds" in content:
             given["seeds"] = tuple(content["seeds"])
+        given["id_models"] = tuple(
+            Variant(name, {**flatten(table), "hold_out": False})
+            for name, table in content.get("id_models", {}).items()
+        )
         return Study(tuple(found), tuple(_variants(content)), **given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

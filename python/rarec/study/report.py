@@ -55,6 +55,7 @@ def report(
     settings: Mapping[str, Mapping[str, Any]],
     runs: Mapping[tuple[str, int], tuple[Path, Path]],
     *,
+    id_models: Mapping[tuple[str, int], Path] | None = None,
     reference: str,
     seeds: Sequence[int],
     n_bootstrap: int,
@@ -69,13 +70,19 @@ def report(
 
     Args:
         folder: Of the dataset.
-        settings: What each variant changes, by its name.
+        settings: What each variant and ID model changes, by its name.
         runs: For a variant and a seed, its folder and that of its group.
+        id_models: For an ID model with a row of its own and a seed, the folder of its group.
         reference: The variant that all others are compared with.
         seeds: The seeds.
         n_bootstrap: Resamples of the intervals.
     """
-    ranks, facts, weights, groups = _read(settings, runs, seeds)
+    variants = list(dict.fromkeys(name for name, _ in runs))
+    ranks, facts, weights, groups = _read(variants, runs, seeds)
+    for name in dict.fromkeys(name for name, _ in id_models or {}):
+        places = [(id_models or {})[name, seed] for seed in seeds]
+        ranks[name] = [read_ranks(place)[0]["id"] for place in places]
+        facts[name] = _mean([read_result(place)["facts"]["id"] for place in places])
     first = read_result(runs[reference, seeds[0]][0])
     seen = np.array(first["target_events"])
     rows = [
@@ -107,7 +114,7 @@ def report(
             "reference": reference,
             "groups": groups,
             "configs": {
-                name: read_result(runs[name, seeds[0]][0])["identity"] for name in settings
+                name: read_result(runs[name, seeds[0]][0])["identity"] for name in variants
             },
         },
     )
@@ -118,7 +125,7 @@ def report(
 
 
 def _read(
-    settings: Mapping[str, Mapping[str, Any]],
+    variants: Sequence[str],
     runs: Mapping[tuple[str, int], tuple[Path, Path]],
     seeds: Sequence[int],
 ) -> tuple[dict[str, list[Ranks]], dict[str, dict], dict[str, list[float]], dict[str, str]]:
@@ -127,7 +134,7 @@ def _read(
     facts: dict[str, dict[str, Any]] = {}
     weights: dict[str, list[float]] = {}
     groups: dict[str, str] = {}
-    for name in settings:
+    for name in variants:
         group = runs[name, seeds[0]][1].name
         is_new = group not in groups.values()
         groups[name] = group

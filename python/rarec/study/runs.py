@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from rarec.data import Cases, Dataset
 from rarec.evaluation import write_ranks, write_results
 from rarec.progress import quiet_libraries
 from rarec.recommender import LateFusion, Recommender, align, ranks_without_model
-from rarec.study.files import Configs, Study
+from rarec.study.files import Configs, Study, Variant
 from rarec.study.report import RESULT, read_result, report
 from rarec.training import LowerStateCache
 
@@ -99,7 +99,7 @@ def run_study(
     Args:
         study: What is tried on what.
         folder: Where everything is written.
-        only: Whether a variant, by its name, is run now; the reference always is.
+        only: Whether a variant or an ID model, by its name, is run now; the reference always is.
         jobs: Processes at once, the processors shared among them.
         n_bootstrap: Resamples of the intervals.
         say: Told in words what is done.
@@ -118,7 +118,7 @@ def run_study(
     datasets = {source.name: source.read() for source in study.data}
     for dataset in datasets.values():
         dataset.require_titles()
-    runs = list(_runs(study, folder))
+    runs = list(_runs(study, folder, study.variants))
     wanted = {run.folder: run.identity(study, datasets[run.data]) for run in runs}
     missing = [
         run
@@ -128,8 +128,11 @@ def run_study(
     ]
     say(f"{len(runs)} runs, {len(missing)} of them to do now")
     options = (study.part, study.cases, progress)
+    id_models = list(_runs(study, folder, study.id_models))
     groups = {
-        run.group: run for run in missing if not _is_ranked(run.group, study.part, study.cases)
+        run.group: run
+        for run in (*missing, *(run for run in id_models if only(run.name)))
+        if not _is_ranked(run.group, study.part, study.cases)
     }
     with _pool(jobs) as pool:
         failed = _wait(
@@ -162,10 +165,17 @@ def run_study(
         of_data = [run for run in of_data if run.name not in open_ones]
         if study.reference in open_ones:
             continue
+        trained = [run for run in id_models if run.data == source.name]
+        untrained = {
+            run.name for run in trained if not _is_ranked(run.group, study.part, study.cases)
+        }
         results[source.name] = report(
             folder / source.name,
-            {run.name: run.settings for run in of_data},
+            {run.name: run.settings for run in (*of_data, *trained)},
             {(run.name, run.seed): (run.folder, run.group) for run in of_data},
+            id_models={
+                (run.name, run.seed): run.group for run in trained if run.name not in untrained
+            },
             reference=study.reference,
             seeds=study.seeds,
             n_bootstrap=n_bootstrap,
@@ -195,10 +205,10 @@ def _write_together(
     write_results(folder, together, {name: found["protocol"] for name, found in results.items()})
 
 
-def _runs(study: Study, folder: Path) -> Iterator[_Run]:
+def _runs(study: Study, folder: Path, variants: Sequence[Variant]) -> Iterator[_Run]:
     for source in study.data:
         for seed in study.seeds:
-            for variant in study.variants:
+            for variant in variants:
                 place = folder / source.name / f"seed-{seed}" / variant.name
                 configs = study.on(variant, source).configs(seed)
                 own = dict(variant.settings)
