@@ -224,6 +224,11 @@ def test_placements_train_and_survive_the_disk(backbone, tmp_path, changes):
         torch.testing.assert_close(back.scores(*back(users, items)), scores.detach())
 
 
+def test_more_layers_than_there_are_means_all(backbone):
+    assert model(backbone, layers=9).prompted_layers == slice(0, None)
+    assert model(backbone, layers=9).n_trainable() == model(backbone).n_trainable()
+
+
 def test_one_projector_gives_every_layer_the_same(backbone):
     tower = model(backbone, projector="shared").user
     projected = tower.project(torch.randn(4, 1, USER_DIM))
@@ -235,12 +240,10 @@ def test_one_projector_gives_every_layer_the_same(backbone):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": 3}, "at most 2 layers, got 3"),
         ({"layers": 0}, "layers >= 1, got 0"),
         ({"projector": "none"}, "projector to be one of"),
         ({"placement": "output"}, "placement to be one of"),
         ({"tune": "half"}, "tune to be one of"),
-        ({"placement": "inputs", "layers": 1}, "placement 'layers' alone"),
     ],
 )
 def test_it_says_what_is_wrong_with_a_placement(backbone, changes, message):

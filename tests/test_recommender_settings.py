@@ -32,10 +32,10 @@ def test_values_are_put_where_their_names_say():
 
 
 def test_values_that_need_each_other_are_set_together():
-    # `inputs` takes no layers: one after the other would be refused
-    start = with_settings(AlignConfig(), {"model.layers": 2})
-    config = with_settings(start, {"model.placement": "inputs", "model.layers": None})
-    assert config.model.placement == "inputs"
+    # raw ID vectors have no start to choose: one after the other would be refused
+    start = with_settings(AlignConfig(), {"model.projector_start": "ridge"})
+    config = with_settings(start, {"model.projector": "fixed", "model.projector_start": "random"})
+    assert config.model.projector == "fixed"
 
 
 @pytest.mark.parametrize(

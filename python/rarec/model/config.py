@@ -21,8 +21,8 @@ class ModelConfig:
         placement: Where the soft prompt stands: `layers`, as a prefix in the attention of each
             layer (RA-Rec); `inputs`, as vectors before the text's token embeddings (the paper's
             rivals RA-Rec Inputs and RA-Rec ProjectInputs).
-        layers: So many layers, from the top, take a prefix; None for all. Below them nothing
-            changes, and no backward goes there.
+        layers: So many layers at most, from the top, take a prefix; None for all. Below them
+            nothing changes, and no backward goes there. Of no meaning with `inputs`.
         prefix_length: P learnable vectors in each layer (or before the text), shared by the batch.
         prefix_rate: Their learning rate, as a multiple of that of the projectors.
         use_ids: False leaves the ID vectors out: text and learnable vectors alone.
@@ -132,10 +132,6 @@ class ModelConfig:
             raise ValueError(
                 "expected projector_rank with a trained projector alone, "
                 f"got {self.projector_rank} with 'fixed'"
-            )
-        if self.placement == "inputs" and self.layers is not None:
-            raise ValueError(
-                f"expected layers with placement 'layers' alone, got {self.layers} with 'inputs'"
             )
         trains_projector = self.use_ids and (self.projector != "fixed" or self.gate)
         trains_another = trains_projector or self.pool == "attention" or self.tune != "none"

@@ -44,8 +44,7 @@ class RARec(nn.Module):
         prompts: How the texts are made that it is trained on; kept with the model.
 
     Raises:
-        ValueError: If there are fewer layers than `config.layers`, or the backbone's weights are
-            to be trained and already are, by another model.
+        ValueError: If the backbone's weights are to be trained and already are, by another model.
     """
 
     def __init__(
@@ -63,8 +62,6 @@ class RARec(nn.Module):
         self.prompts = prompts or PromptConfig()
         # hidden from torch, so that neither checkpoints nor optimisers see the frozen weights
         object.__setattr__(self, "backbone", backbone)
-        if config.layers is not None and config.layers > backbone.n_layers:
-            raise ValueError(f"expected at most {backbone.n_layers} layers, got {config.layers}")
         generator = torch.Generator().manual_seed(config.seed)
         sizes = backbone.state_sizes[self.prompted_layers]
         uses = int(config.use_ids)
@@ -92,8 +89,8 @@ class RARec(nn.Module):
         """The layers whose input a soft prompt is put beside: the first, if before the text."""
         if self.model_config.placement == "inputs":
             return slice(0, 1)
-        n_layers = self.model_config.layers
-        return slice(0 if n_layers is None else self.backbone.n_layers - n_layers, None)
+        most = self.model_config.layers
+        return slice(0 if most is None else max(0, self.backbone.n_layers - most), None)
 
     @property
     def keeps_lower_states(self) -> bool:

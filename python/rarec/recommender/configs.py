@@ -15,6 +15,8 @@ from rarec.prompts import PromptConfig
 from rarec.training import LossConfig, check_decay
 
 SPLITS = ("leave-one-out", "time")
+#: Layers that take a prefix by default: as good as all, for half the time (docs/decisions.md).
+TOP_LAYERS = 3
 # names of rows that are no aligned models
 _OTHER_ROWS = ("popularity", "id", "id_held_out", "late_fusion")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -86,7 +88,7 @@ class AlignConfig:
     quantization: str | None = None
     dtype: str = "float32"
     checkpoint_layers: bool = False
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(layers=TOP_LAYERS))
     prompts: PromptConfig = field(default_factory=PromptConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -35,12 +35,12 @@ def _recipes() -> dict[str, Recipe]:
         loss=LossConfig(prediction="bpr", alignment=0.1),
     )
     return {
-        "default": Recipe("ID vectors and a prefix in each layer", default),
-        "text": Recipe("a prefix in each layer, no ID vectors", default.without_ids()),
-        "paper": Recipe("dot product, BPR, alignment loss", paper),
-        "top": Recipe("in the top three layers alone", variant(layers=3)),
+        "default": Recipe("ID vectors and a prefix in the top three layers", default),
+        "text": Recipe("a prefix in these layers, no ID vectors", default.without_ids()),
+        "paper": Recipe("in each layer; dot product, BPR, alignment loss", paper),
+        "all-layers": Recipe("in each layer", variant(layers=None)),
         "one-projector": Recipe("one projector for all layers", variant(projector="shared")),
-        "no-prefix": Recipe("ID vectors in each layer, no shared prefix", variant(prefix_length=0)),
+        "no-prefix": Recipe("ID vectors alone, no shared prefix", variant(prefix_length=0)),
         "inputs": Recipe(
             "raw ID vectors as input tokens", variant(placement="inputs", projector="fixed")
         ),
@@ -70,9 +70,11 @@ RECIPES = {
 def recipe(preset: str = "default", **changes: Any) -> AlignConfig:
     """Return a named recipe, with changes.
 
-    `default`: cosine over a learned temperature, softmax in the batch with log-Q correction.
-    `paper`: dot product, BPR with in-batch negatives, alignment loss (arXiv:2402.04527).
-    The rivals: `text` (prefix tuning); `top`, `one-projector`, `no-prefix` (placements);
+    `default`: prefixes in the top three layers, cosine over a learned temperature, softmax in the
+    batch with log-Q correction.
+    `paper`: prefixes in all layers, dot product, BPR with in-batch negatives, alignment loss
+    (arXiv:2402.04527).
+    The rivals: `text` (prefix tuning); `all-layers`, `one-projector`, `no-prefix` (placements);
     `inputs` and `project-inputs` (the paper's RA-Rec Inputs and ProjectInputs); `lora` and `full`
     (language model tuned too).
 

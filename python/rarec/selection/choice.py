@@ -30,10 +30,10 @@ class SelectionConfig:
         fraction: Share of all samples that is chosen at most; rounded down.
         denoise: Drop samples whose target shares no word with its history (the paper's rule; off,
             since on MovieLens-100K it costs a fifth of HR@100, see docs/decisions.md).
+        order: Which ones are chosen, of all or of a bucket: `newest`, those nearest to the end of
+            their history first; or `random`.
         diversify: Spread the budget over buckets of history length and target popularity; else
             choose from all alike.
-        order: Which ones are chosen, of a bucket or of all: `random`, or `newest`, those nearest to
-            the end of their history first.
         seed: Seed of the random choice.
         language: Whose stop words are left out when words are compared: one of `LANGUAGES`.
         min_history: Events that must come before a target.
@@ -44,8 +44,8 @@ class SelectionConfig:
 
     fraction: float = 0.1
     denoise: bool = False
-    diversify: bool = True
-    order: str = "random"
+    diversify: bool = False
+    order: str = "newest"
     seed: int = 0
     language: str = "en"
     min_history: int = 1

@@ -24,7 +24,7 @@ def align(
     preset: Annotated[
         str,
         typer.Option(
-            help="default, paper, or a rival: text, top, one-projector, no-prefix, inputs, "
+            help="default, paper, or a rival: text, all-layers, one-projector, no-prefix, inputs, "
             "project-inputs, lora, full."
         ),
     ] = "default",
@@ -39,7 +39,7 @@ def align(
     learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.")] = None,
     prefix_length: Annotated[int | None, typer.Option(help="Learnable vectors a layer.")] = None,
     layers: Annotated[
-        int | None, typer.Option(help="Top layers that take a prefix; by default all.")
+        int | None, typer.Option(help="Layers from the top that take a prefix; by default three.")
     ] = None,
     placement: Annotated[
         str | None, typer.Option(help="layers (a prefix in each) or inputs (before the text).")
