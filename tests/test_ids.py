@@ -203,10 +203,10 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(monkeypatch):
         torch.testing.assert_close(tensor, states[1][name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("negatives", [0, 5])
-def test_stopped_and_resumed_is_the_same_to_the_bit(tmp_path, negatives):
+@pytest.mark.parametrize("changes", [{}, {"negatives": 5}, {"shared_negatives": 5}])
+def test_stopped_and_resumed_is_the_same_to_the_bit(tmp_path, changes):
     train, validation = planted_split()
-    config = dataclasses.replace(QUICK, max_epochs=5, negatives=negatives)
+    config = dataclasses.replace(QUICK, max_epochs=5, **changes)
     whole, _ = train_encoder(train, validation, N, config)
 
     class StoppedError(Exception):
@@ -265,6 +265,8 @@ def test_bad_arguments_are_refused():
         {"dim": 0},
         {"dropout": 1.0},
         {"negatives": -1},
+        {"shared_negatives": -1},
+        {"negatives": 3, "shared_negatives": 3},
         {"learning_rate": 0.0},
         {"alpha": -1.0},
         {"max_validation": 0},

@@ -17,6 +17,9 @@ from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.softmax import catalogue_cross_entropy
 from rarec.selection import NegativeSampler
 
+# tells these draws from others of the same seed
+_STREAM = 2
+
 # users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
 Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
 
@@ -81,6 +84,44 @@ def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None =
             negative_score = negative_score + offset.to(targets.device)[negative]
         logits = torch.cat([positive_score, negative_score - correction], dim=1)
         return F.cross_entropy(logits, torch.zeros_like(target))
+
+    return loss
+
+
+def shared_loss(n_items: int, negatives: int, seed: int, cold: Tensor | None = None) -> Loss:
+    """Return the cross entropy over a batch's targets and a few other items, drawn for the batch.
+
+    The targets' part of the softmax's sum is exact; the others, drawn evenly and without
+    replacement, stand for all that are no target of the batch, and each counts as many times.
+
+    Args:
+        n_items: N.
+        negatives: n, drawn for each batch.
+        seed: Of the draws.
+        cold: See `full_loss`.
+    """
+    free = np.ones(n_items, dtype=bool) if cold is None else ~cold.numpy()
+
+    def loss(
+        model: HistoryEncoder,
+        users: NDArray[np.int64],  # noqa: ARG001
+        states: Tensor,
+        targets: Tensor,
+        counted: Tensor,
+        step: int,
+    ) -> Tensor:
+        items, target = torch.unique(targets[counted], return_inverse=True)
+        others = free.copy()
+        others[items.cpu().numpy()] = False
+        rest = np.flatnonzero(others)
+        drawn = rest
+        if len(rest) > negatives:
+            rng = np.random.default_rng([seed, step, _STREAM])
+            drawn = rng.choice(rest, negatives, replace=False, shuffle=False)
+        table = model.item_embedding(torch.cat([items, torch.from_numpy(drawn).to(items.device)]))
+        bias = table.new_zeros(len(table))
+        bias[len(items) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
+        return catalogue_cross_entropy(_chosen(states[counted], table[target]), table, target, bias)
 
     return loss
 

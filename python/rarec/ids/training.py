@@ -24,7 +24,7 @@ from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
 from rarec.ids.comirec import ComiRec
 from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.gru4rec import GRU4Rec
-from rarec.ids.losses import Loss, full_loss, sampled_loss
+from rarec.ids.losses import Loss, full_loss, sampled_loss, shared_loss
 from rarec.ids.sasrec import SASRec
 from rarec.ids.text import TextItemEmbedding
 from rarec.selection import NegativeSampler
@@ -50,6 +50,9 @@ class IDConfig:
         max_epochs: Passes over the training histories at most.
         patience: Epochs without a better validation NDCG@10 before the training stops.
         negatives: 0 for the softmax over all items; else items drawn per user for a sampled one.
+        shared_negatives: If not 0, the softmax over all items is estimated by the targets of a
+            batch, exactly, and so many others, drawn evenly for it: on large catalogues a fraction
+            of the time.
         alpha: The sampled negatives are drawn from popularity to this power.
         max_validation: Validation cases used for early stopping, chosen by the seed.
         seed: Of the start values, the batches, dropout and the negatives.
@@ -69,6 +72,7 @@ class IDConfig:
     max_epochs: int = 200
     patience: int = 15
     negatives: int = 0
+    shared_negatives: int = 0
     alpha: float = 0.75
     max_validation: int = 10_000
     seed: int = 0
@@ -95,8 +99,14 @@ class IDConfig:
             raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
         if self.id_dropout and not self.text:
             raise ValueError(f"expected id_dropout with text alone, got {self.id_dropout} without")
-        if self.negatives < 0:
-            raise ValueError(f"expected negatives >= 0, got {self.negatives}")
+        for name in ("negatives", "shared_negatives"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if self.negatives and self.shared_negatives:
+            raise ValueError(
+                f"expected negatives or shared_negatives, got {self.negatives} and "
+                f"{self.shared_negatives}"
+            )
         accepted = set(signature(MODELS[self.model]).parameters) - {"n_items"}
         accepted -= {field.name for field in fields(self)}
         if unknown := set(self.options) - accepted:
@@ -348,6 +358,8 @@ def _train_epoch(
 
 
 def _loss(train: Histories, n_items: int, config: IDConfig, cold: Tensor | None) -> Loss:
+    if config.shared_negatives:
+        return shared_loss(n_items, config.shared_negatives, config.seed, cold)
     if not config.negatives:
         return full_loss(cold)
     sampler = NegativeSampler(train, n_items, alpha=config.alpha, seed=config.seed)
