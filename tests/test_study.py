@@ -9,6 +9,8 @@ import pytest
 
 from rarec.data import ReadOptions
 from rarec.evaluation import Ranks, read_ranks
+from rarec.recommender import AlignConfig
+from rarec.selection import SelectionConfig
 from rarec.study import DataSource, Study, Variant, markdown, read_study, run_study, runs
 from rarec.study.report import TAIL, report
 from rarec.training import LowerStateCache
@@ -364,3 +366,22 @@ def test_data_without_titles_is_refused_before_any_work(planted, study, tmp_path
     with pytest.raises(ValueError, match="title"):
         run_study(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_ablation_is_of_the_recipe():
+    """All its parts together are what the final table reports, which are the defaults."""
+    recipe, ablation = (read_study(STUDIES / f"{name}.toml") for name in ("recipe", "ablation"))
+    for source in ablation.data:
+        (same,) = (other for other in recipe.data if other.name == source.name)
+        base, everything = (
+            next(variant for variant in study.variants if variant.name == study.reference)
+            for study in (recipe, ablation)
+        )
+        found = ablation.on(everything, source).configs(2)
+        assert found == recipe.on(base, same).configs(2)
+        default = AlignConfig()
+        assert (found.align.model, found.align.loss) == (
+            replace(default.model, seed=2),
+            default.loss,
+        )
+        assert found.selection == SelectionConfig(seed=2)
