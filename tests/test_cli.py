@@ -12,6 +12,9 @@ import pytest
 
 from rarec.cli import application
 
+# reading titles with MiniLM takes longer than all else here
+NO_TEXT = ("--text", "")
+
 
 @pytest.fixture
 def rarec(monkeypatch, capsys):
@@ -56,7 +59,7 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     assert json.loads((tmp_path / "prepare.json").read_text())["users"] == 120
     assert "1,200" in out
 
-    ids = ("--max-epochs", 3, "--dim", 8, "--fraction", 0.5, "--batch-size", 32)
+    ids = ("--max-epochs", 3, "--dim", 8, "--fraction", 0.5, "--batch-size", 32, *NO_TEXT)
     code, _, err = rarec("fit-ids", run, *ids, "--json", tmp_path / "ids.json")
     assert code == 0
     assert "420 selected" in err
@@ -153,7 +156,7 @@ def test_a_missing_model_is_one_line(rarec, files, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)
-    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--fraction", 0.5)
+    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--fraction", 0.5, *NO_TEXT)
     code, _, err = rarec("align", run, "--llm", tmp_path / "no-model")
     assert code == 1
     assert "no language model" in err
@@ -177,7 +180,7 @@ def fitted(rarec, files, tmp_path):
     """Return a run folder with ID vectors."""
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)
-    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--fraction", 0.5)
+    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--fraction", 0.5, *NO_TEXT)
     assert rarec("fit-ids", run, *small)[0] == 0
     return run
 
@@ -265,7 +268,7 @@ def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
     run = tmp_path / "run"
     code, _, err = rarec("prepare", files / "interactions.csv", "-o", run)
     assert code == 0
-    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--no-denoise")
+    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", *NO_TEXT)
     code, _, err = rarec("align", run, "--llm", tiny_llm)
     assert code == 1
     assert "expected titles" in err

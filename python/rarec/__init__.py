@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rarec.recommender import AlignConfig as AlignConfig
     from rarec.recommender import Recommender as Recommender
     from rarec.recommender import SplitConfig as SplitConfig
+    from rarec.recommender import id_recipe as id_recipe
     from rarec.recommender import recipe as recipe
     from rarec.selection import SelectionConfig as SelectionConfig
     from rarec.training import LossConfig as LossConfig
@@ -42,6 +43,7 @@ _MODULES = {
     "AlignConfig": "recommender",
     "Recommender": "recommender",
     "SplitConfig": "recommender",
+    "id_recipe": "recommender",
     "recipe": "recommender",
     "SelectionConfig": "selection",
     "LossConfig": "training",

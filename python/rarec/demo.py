@@ -11,14 +11,13 @@ from typing import Any
 
 from rarec.assets import fetch
 from rarec.data import read_dataset
-from rarec.ids import IDConfig
-from rarec.recommender import AlignConfig, Recommender
+from rarec.recommender import AlignConfig, Recommender, id_recipe
 
 FOLDER = "runs/demo"
 # the limit keeps the two trainings within a few minutes; neither is better after it
-IDS = IDConfig(max_epochs=60)
+IDS = id_recipe(max_epochs=60)
 # a few steps of everything: shows that an installation works, and says nothing about quality
-QUICK_IDS = IDConfig(max_epochs=2)
+QUICK_IDS = id_recipe(max_epochs=2)
 QUICK_TRAINING = {"max_steps": 4, "save_steps": 2}
 
 
@@ -71,7 +70,7 @@ def run_demo(
 
     for step, recipe, what in (
         (4, config.without_ids(), "text only: the same language model and budget, no ID vectors"),
-        (5, config, "RA-Rec: ID vectors as soft prompts in each layer"),
+        (5, config, "RA-Rec: ID vectors as soft prompts in the top layers"),
     ):
         say(f"{step}. {what}")
         if recipe.name in recommender.models:

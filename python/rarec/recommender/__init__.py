@@ -10,7 +10,7 @@ from rarec.recommender.comparison import (
 )
 from rarec.recommender.configs import AlignConfig, SplitConfig
 from rarec.recommender.fusion import LateFusion
-from rarec.recommender.recipes import RECIPES, describe, recipe
+from rarec.recommender.recipes import RECIPES, describe, id_recipe, recipe
 from rarec.recommender.recommender import Recommender
 from rarec.recommender.settings import flatten, with_settings
 
@@ -27,6 +27,7 @@ __all__ = [
     "describe",
     "flatten",
     "fused_name",
+    "id_recipe",
     "ranks_without_model",
     "recipe",
     "with_settings",

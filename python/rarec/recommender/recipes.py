@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rarec.ids import IDConfig
 from rarec.model import ModelConfig
 from rarec.recommender.configs import AlignConfig
 from rarec.training import LossConfig
@@ -88,6 +89,19 @@ def recipe(preset: str = "default", **changes: Any) -> AlignConfig:
     if preset not in RECIPES:
         raise ValueError(f"expected preset to be one of {list(RECIPES)}, got {preset!r}")
     return replace(RECIPES[preset].config, **changes)
+
+
+def id_recipe(**changes: Any) -> IDConfig:
+    """Return the ID model of the default recipe, with changes.
+
+    Items' vectors are made of their titles too, which the language model of the default recipe has
+    read: so items without events have vectors, and on Beauty and MovieTweetings the others have
+    better ones (docs/recipe.md).
+
+    Args:
+        **changes: Fields of `IDConfig`; `text=""` for IDs alone.
+    """
+    return replace(IDConfig(text=AlignConfig().llm), **changes)
 
 
 def describe(name: str) -> str:

@@ -27,6 +27,7 @@ from rarec.recommender.comparison import evaluate
 from rarec.recommender.configs import AlignConfig, SplitConfig
 from rarec.recommender.fusion import late_fusion
 from rarec.recommender.id_models import fit_id_model, title_vectors
+from rarec.recommender.recipes import id_recipe
 from rarec.recommender.shelf import Shelf
 from rarec.selection import Samples, SelectionConfig, SelectionReport, held_out_mask, select
 from rarec.training import TrainingReport
@@ -97,7 +98,7 @@ class Recommender:
         Models aligned with other ID embeddings are removed.
 
         Args:
-            config: The ID model.
+            config: The ID model; by default one that reads the titles too (`id_recipe`).
             hold_out: Leave the targets of the tuning samples out of its loss (DESIGN.md section
                 1.9); chooses the samples if that has not been done.
             baseline: With `hold_out`, train a second one on all targets, so that tables compare
@@ -106,7 +107,7 @@ class Recommender:
         Raises:
             ValueError: If the model reads titles (`IDConfig.text`) and there are none.
         """
-        config = config or IDConfig()
+        config = config or id_recipe()
         text_vectors = title_vectors(self, config.text) if config.text else None
         held_out = held_out_mask(self._chosen_samples()) if hold_out else None
         self.seeds["ids"] = config.seed

@@ -118,8 +118,8 @@ def fit_ids(
     negatives: Annotated[int, typer.Option(help="Sampled softmax; 0: over all items.")] = 0,
     interests: Annotated[int, typer.Option(help="Vectors per user, of comirec.")] = 4,
     text: Annotated[
-        str, typer.Option(help="Language model whose vectors of the titles are read too.")
-    ] = "",
+        str, typer.Option(help="Language model whose vectors of titles are read too; '' for none.")
+    ] = "all-MiniLM-L6-v2",
     fraction: Annotated[float, typer.Option(help="Share of samples to tune on later.")] = 0.1,
     denoise: Annotated[bool, typer.Option(help="Target shares a word with history.")] = False,
     diversify: Annotated[bool, typer.Option(help="Spread over kinds of samples.")] = False,
