@@ -187,11 +187,12 @@ def fitted(rarec, files, tmp_path):
 
 @pytest.mark.slow
 def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
-    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--text", tiny_llm)
-    code, _, err = rarec("fit-ids", fitted, *small)
+    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--shared-negatives", 9)
+    code, _, err = rarec("fit-ids", fitted, *small, "--text", tiny_llm)
     assert code == 0, err
     config = json.loads((fitted / "ids" / "config.json").read_text())
     assert config["ids"]["text"] == str(tiny_llm)
+    assert config["ids"]["shared_negatives"] == 9
 
 
 @pytest.mark.slow

@@ -116,6 +116,9 @@ def fit_ids(
     max_epochs: Annotated[int, typer.Option(help="Most passes over the histories.")] = 200,
     patience: Annotated[int, typer.Option(help="Epochs without a better NDCG@10.")] = 15,
     negatives: Annotated[int, typer.Option(help="Sampled softmax; 0: over all items.")] = 0,
+    shared_negatives: Annotated[
+        int, typer.Option(help="Softmax over a batch's targets and so many others; 0: over all.")
+    ] = 0,
     interests: Annotated[int, typer.Option(help="Vectors per user, of comirec.")] = 4,
     text: Annotated[
         str, typer.Option(help="Language model whose vectors of titles are read too; '' for none.")
@@ -161,6 +164,7 @@ def fit_ids(
         max_epochs=max_epochs,
         patience=patience,
         negatives=negatives,
+        shared_negatives=shared_negatives,
         seed=seed,
         options=options,
         text=text,
