@@ -250,8 +250,12 @@ def test_everything_is_set_against_the_reference(studied):
     assert ("top", "base") in pairs
     assert ("top+id", "base+id") in pairs
     assert ("id", "base") in pairs
-    for other in ("id", "popularity", "wide:id", "shallow"):
+    for other in ("id", "popularity", "wide:id", "shallow", "top+id"):
         assert ("base+id", other) in pairs
+    found = {(p["a"], p["b"]): p for p in results["paired"] if p["metric"] == "hr@100"}
+    down, up = found["top+id", "base+id"], found["base+id", "top+id"]
+    assert up["difference"] == -down["difference"]
+    assert up["ci"] == [-down["ci"][1], -down["ci"][0]]
     # all datasets in one file, under the names that were asked for
     together = json.loads((folder / "results.json").read_text())
     assert {row["data"] for row in together["rows"]} == {"planted"}

@@ -66,7 +66,7 @@ def report(
     Rows: `popularity`, `id`, `id_held_out` of the reference; `NAME:id` where a variant has ID
     models of its own; each variant, and `NAME+id`, it fused with its ID model. `paired`: each row
     against the reference, or where it is fused, against that fused; and the fused reference against
-    what is no variant. See `compare_pairs`.
+    all others. See `compare_pairs`.
 
     Args:
         folder: Of the dataset.
@@ -79,8 +79,9 @@ def report(
     """
     variants = list(dict.fromkeys(name for name, _ in runs))
     ranks, facts, weights, groups = _read(variants, runs, seeds)
-    for name in dict.fromkeys(name for name, _ in id_models or {}):
-        places = [(id_models or {})[name, seed] for seed in seeds]
+    id_models = id_models or {}
+    for name in dict.fromkeys(name for name, _ in id_models):
+        places = [id_models[name, seed] for seed in seeds]
         ranks[name] = [read_ranks(place)[0]["id"] for place in places]
         facts[name] = _mean([read_result(place)["facts"]["id"] for place in places])
     first = read_result(runs[reference, seeds[0]][0])
@@ -99,6 +100,8 @@ def report(
     paired = compare_pairs(
         ranks, _pairs(list(ranks), reference), PAIRED_METRICS, n_bootstrap=n_bootstrap
     )
+    # what the fused reference is above others, as well as what they are below it
+    paired += [_turned(pair) for pair in paired if pair["b"] == f"{reference}+id"]
     how = protocol(
         data_hash=first["identity"]["data"],
         split=first["split"],
@@ -182,6 +185,16 @@ def _pairs(names: Sequence[str], reference: str) -> list[tuple[str, str]]:
     pairs = [(name, other) for name, other in own if name != other]
     variants = {name.removesuffix("+id") for name in names if name.endswith("+id")}
     return pairs + [(fused, name) for name in names if name.removesuffix("+id") not in variants]
+
+
+def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a comparison the other way round."""
+    turned = {"a": pair["b"], "b": pair["a"], "metric": pair["metric"]}
+    turned["difference"] = -pair["difference"]
+    for name in ("ci", "ci_corrected"):
+        low, high = pair[name]
+        turned[name] = [-high, -low]
+    return turned
 
 
 def markdown(results: Mapping[str, Any]) -> str:
