@@ -344,6 +344,7 @@ def test_a_study_of_a_file(rarec, files, tiny_llm, tmp_path):
     )
     out = tmp_path / "out"
     options = ("-o", out, "--source", f"planted={files}", "--only", "layers=1")
+    options = (*options, "--json", tmp_path / "all.json")
     code, stdout, err = rarec("study", file, *options)
     assert code == 0, err
     assert "3 runs, 2 of them to do now" in err
@@ -351,6 +352,8 @@ def test_a_study_of_a_file(rarec, files, tiny_llm, tmp_path):
     assert "layers=2" not in stdout
     rows = json.loads((out / "planted" / "results.json").read_text())["rows"]
     assert [row["model"] for row in rows][-2:] == ["layers=1", "layers=1+id"]
+    together = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert together == [{"data": "planted", **row} for row in rows]
 
 
 def test_a_study_that_cannot_be_is_one_line(rarec, tmp_path):

@@ -36,6 +36,8 @@ def study(
     fused with the ID model. Goes on where it was stopped: what has a result is not run again.
     """
     quiet_libraries()
+    import json
+
     from rarec.study import markdown, read_study, run_study
 
     sources = {}
@@ -58,7 +60,9 @@ def study(
         output.print(f"\n{name}\n", markup=False)
         output.print(markdown(found), markup=False, soft_wrap=True)
         say(f"written: {folder / name}/results.md, results.json, protocol.json")
-    write_json(results, json_file)
+    together = folder / "results.json"
+    say(f"written: {together}, all datasets together")
+    write_json(json.loads(together.read_text(encoding="utf-8")), json_file)
 
 
 def _names(text: str) -> list[str]:
