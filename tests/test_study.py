@@ -1,6 +1,7 @@
 """Many settings from one file."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_a_file_says_what_is_tried(tmp_path):
     every = named["all"].configs(0)
     assert (every.align.model.layers, every.selection.fraction) == (1, 0.5)
     without = named["all-but-a"].configs(0)
-    assert (without.align.model.layers, without.selection.fraction) == (None, 0.5)
+    assert (without.align.model.layers, without.selection.fraction) == (3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,30 @@ def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, m
     # users of the samples, items, users of the cases; once, though two variants read them
     assert len(made) == len(set(made)) == 3
     assert not list(tmp_path.rglob("lower-states"))
+
+
+@pytest.mark.slow
+def test_what_is_there_of_a_stopped_study_is_reported(study, studied, tmp_path):
+    folder, _, _ = studied
+    shutil.copytree(folder / "planted", tmp_path / "planted")
+    second = tmp_path / "planted" / "seed-1"
+
+    def reported() -> tuple[list[str], list[str]]:
+        found = run_study(study, tmp_path, jobs=0, n_bootstrap=20, say=lambda _: None)["planted"]
+        return [row["model"] for row in found["rows"]], list(found["protocol"]["seeds"])
+
+    # what has not all seeds of the reference is left out
+    (second / "top" / "result.json").unlink()
+    names, seeds = reported()
+    assert seeds == ["0", "1"]
+    assert "top" not in names
+    assert {"top-gated", "shallow"} <= set(names)
+    # and where the reference lacks one, so do all
+    (second / "base" / "result.json").unlink()
+    names, seeds = reported()
+    assert seeds == ["0"]
+    assert "top" in names
+    assert not (second / "base" / "result.json").exists()
 
 
 @pytest.mark.slow

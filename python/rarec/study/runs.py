@@ -100,7 +100,8 @@ def run_study(
         study: What is tried on what.
         folder: Where everything is written.
         only: Whether a variant or an ID model, by its name, is run now; the reference always is.
-        jobs: Processes at once, the processors shared among them.
+        jobs: Processes at once, the processors shared among them; 0 runs nothing, and reports
+            what is there.
         n_bootstrap: Resamples of the intervals.
         say: Told in words what is done.
         progress: Show the bars of the trainings.
@@ -112,8 +113,8 @@ def run_study(
     Raises:
         ValueError: If a dataset cannot be read; or, when all others are done, if a run failed.
     """
-    if jobs < 1:
-        raise ValueError(f"expected jobs >= 1, got {jobs}")
+    if jobs < 0:
+        raise ValueError(f"expected jobs >= 0, got {jobs}")
     folder = Path(folder)
     datasets = {source.name: source.read() for source in study.data}
     for dataset in datasets.values():
@@ -123,7 +124,8 @@ def run_study(
     missing = [
         run
         for run in runs
-        if (run.name == study.reference or only(run.name))
+        if jobs
+        and (run.name == study.reference or only(run.name))
         and not _is_done(run.folder, wanted[run.folder])
     ]
     say(f"{len(runs)} runs, {len(missing)} of them to do now")
@@ -132,7 +134,7 @@ def run_study(
     groups = {
         run.group: run
         for run in (*missing, *(run for run in id_models if only(run.name)))
-        if not _is_ranked(run.group, study.part, study.cases)
+        if jobs and not _is_ranked(run.group, study.part, study.cases)
     }
     with _pool(jobs) as pool:
         failed = _wait(
@@ -159,31 +161,42 @@ def run_study(
         shutil.rmtree(place, ignore_errors=True)
     results = {}
     for source in study.data:
-        of_data = [run for run in runs if run.data == source.name]
         # what was not asked for now is shown where it is there
-        open_ones = {run.name for run in of_data if not _is_done(run.folder, wanted[run.folder])}
-        of_data = [run for run in of_data if run.name not in open_ones]
-        if study.reference in open_ones:
+        done = [
+            run
+            for run in runs
+            if run.data == source.name and _is_done(run.folder, wanted[run.folder])
+        ]
+        trained = [
+            run
+            for run in id_models
+            if run.data == source.name and _is_ranked(run.group, study.part, study.cases)
+        ]
+        # of a study that was stopped, the seeds that the reference has
+        seeds = [run.seed for run in done if run.name == study.reference]
+        if not seeds:
             continue
-        trained = [run for run in id_models if run.data == source.name]
-        untrained = {
-            run.name for run in trained if not _is_ranked(run.group, study.part, study.cases)
-        }
+        done, trained = _with_all(done, seeds), _with_all(trained, seeds)
         results[source.name] = report(
             folder / source.name,
-            {run.name: run.settings for run in (*of_data, *trained)},
-            {(run.name, run.seed): (run.folder, run.group) for run in of_data},
-            id_models={
-                (run.name, run.seed): run.group for run in trained if run.name not in untrained
-            },
+            {run.name: run.settings for run in (*done, *trained)},
+            {(run.name, run.seed): (run.folder, run.group) for run in done},
+            id_models={(run.name, run.seed): run.group for run in trained},
             reference=study.reference,
-            seeds=study.seeds,
+            seeds=seeds,
             n_bootstrap=n_bootstrap,
         )
     _write_together(folder, results, study.names)
     if failed:
         raise ValueError(f"{len(failed)} runs failed, the others are kept: {'; '.join(failed)}")
     return results
+
+
+def _with_all(runs: Sequence[_Run], seeds: Sequence[int]) -> list[_Run]:
+    """Return the runs of these seeds whose variants have all of them."""
+    of_seeds = [run for run in runs if run.seed in seeds]
+    counts = Counter(run.name for run in of_seeds)
+    return [run for run in of_seeds if counts[run.name] == len(seeds)]
 
 
 def _write_together(
@@ -234,6 +247,7 @@ def _is_ranked(group: Path, part: str, most: int | None) -> bool:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     """Return processes that take one task each: what one needs in memory is not left to others."""
+    jobs = max(jobs, 1)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return ProcessPoolExecutor(
         jobs,

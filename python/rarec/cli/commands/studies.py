@@ -27,7 +27,7 @@ def study(
         str | None, typer.Option(help="Variants to run, with commas; * stands for anything.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Datasets to run on, with commas.")] = None,
-    jobs: Annotated[int, typer.Option(help="Processes at once; they share the processors.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes at once; 0 only reports what is there.")] = 1,
     json_file: Json = None,
 ) -> None:
     """Try many settings on several datasets and seeds, each against one reference.
