@@ -269,6 +269,10 @@ def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
     run = tmp_path / "run"
     code, _, err = rarec("prepare", files / "interactions.csv", "-o", run)
     assert code == 0
+    code, _, err = rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline")
+    assert code == 1
+    assert '--text ""' in err
+    assert not (run / "samples").exists()
     rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", *NO_TEXT)
     code, _, err = rarec("align", run, "--llm", tiny_llm)
     assert code == 1

@@ -181,6 +181,10 @@ def fit_ids(
     given = None
     if vectors is not None and ids is not None:
         given = _read_given(recommender, vectors, ids, user_vectors, user_ids)
+    elif text and not any(recommender.dataset.titles):
+        raise ValueError(
+            'expected items with titles, got none: --text "" trains an ID model without them'
+        )
     say(recommender.select(selection).summary())
     if given is not None:
         recommender.use_ids(given)
