@@ -265,3 +265,6 @@ def test_titles_are_asked_for_before_any_work(planted, tiny_llm):
     bare = dataclasses.replace(planted, titles=[""] * planted.n_items)
     with pytest.raises(ValueError, match="expected titles"):
         Recommender(bare).fit_ids(dataclasses.replace(QUICK, text=str(tiny_llm)))
+    # and by default they are read
+    with pytest.raises(ValueError, match="expected titles"):
+        Recommender(bare).fit_ids()

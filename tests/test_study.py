@@ -10,7 +10,7 @@ import pytest
 
 from rarec.data import ReadOptions
 from rarec.evaluation import Ranks, read_ranks
-from rarec.recommender import AlignConfig
+from rarec.recommender import AlignConfig, id_recipe
 from rarec.selection import SelectionConfig
 from rarec.study import DataSource, Study, Variant, markdown, read_study, run_study, runs
 from rarec.study.report import TAIL, report
@@ -415,3 +415,4 @@ def test_the_ablation_is_of_the_recipe():
             default.loss,
         )
         assert found.selection == SelectionConfig(seed=2)
+        assert found.ids.text == id_recipe().text

@@ -24,7 +24,8 @@ def study(
         typer.Option(help="Where a dataset of the file is: NAME=PATH; can be repeated."),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Variants to run, with commas; * stands for anything.")
+        str | None,
+        typer.Option(help="Variants and ID models to run, with commas; * stands for anything."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Datasets to run on, with commas.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes at once; 0 only reports what is there.")] = 1,
