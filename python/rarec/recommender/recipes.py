@@ -95,8 +95,8 @@ def id_recipe(**changes: Any) -> IDConfig:
     """Return the ID model of the default recipe, with changes.
 
     Items' vectors are made of their titles too, which the language model of the default recipe has
-    read: so items without events have vectors, and on Beauty and MovieLens-100K it ranks better than
-    one of IDs alone (on MovieTweetings about as well; docs/recipe.md).
+    read: so items without events have vectors, and on Beauty and MovieLens-100K it ranks better
+    than one of IDs alone (on MovieTweetings about as well; docs/recipe.md).
 
     Args:
         **changes: Fields of `IDConfig`; `text=""` for IDs alone.
