@@ -10,9 +10,12 @@ import pytest
 
 from rarec.data import ReadOptions
 from rarec.evaluation import Ranks, read_ranks
+from rarec.ids import load_ids
 from rarec.recommender import AlignConfig, id_recipe
+from rarec.recommender import recommender as recommender_module
 from rarec.selection import SelectionConfig
 from rarec.study import DataSource, Study, Variant, markdown, read_study, run_study, runs
+from rarec.study.groups import write_result
 from rarec.study.report import TAIL, report
 from rarec.training import LowerStateCache
 
@@ -245,6 +248,60 @@ def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, m
 
 
 @pytest.mark.slow
+def test_groups_share_the_id_model_of_all_samples(study, tmp_path, monkeypatch):
+    fitted: list[str] = []
+    ordinary = recommender_module.fit_id_model
+
+    def counted(recommender, config, name, *others):
+        fitted.append(name)
+        return ordinary(recommender, config, name, *others)
+
+    monkeypatch.setattr(recommender_module, "fit_id_model", counted)
+    monkeypatch.setattr(runs, "_pool", _Now)
+    small = replace(
+        study,
+        seeds=(0,),
+        variants=(
+            Variant("base", {}),
+            Variant("known", {"hold_out": False}),
+            Variant("fewer", {"selection.fraction": 0.3}),
+        ),
+        id_models=(),
+    )
+    results = run_study(small, tmp_path, n_bootstrap=20)["planted"]
+    # two held-out ones, and one on all samples for the three groups
+    assert sorted(fitted) == ["id", "id_held_out", "id_held_out"]
+    rows = {row["model"]: row for row in results["rows"]}
+    for name in ("known:id", "fewer:id"):
+        assert rows[name]["hr@10"] == rows["id"]["hr@10"]
+        assert rows[name]["seconds"] == rows["id"]["seconds"]
+    assert rows["fewer:id_held_out"]["samples"] > rows["id_held_out"]["samples"]
+    # what one trains by itself is the same
+    run_study(replace(small, variants=small.variants[:1]), tmp_path / "alone", n_bootstrap=20)
+    (alone,) = (tmp_path / "alone").rglob("baseline")
+    for group in (tmp_path / "planted" / "seed-0").glob("ids-*"):
+        whole = group / "baseline" if (group / "baseline").is_dir() else group / "ids"
+        assert np.array_equal(load_ids(whole).item_vectors, load_ids(alone).item_vectors)
+
+
+@pytest.mark.slow
+def test_a_folder_of_other_data_is_refused_before_any_work(planted, study, studied, monkeypatch):
+    folder, _, _ = studied
+    other = replace(planted, titles=[title.upper() for title in planted.titles])
+    monkeypatch.setattr(DataSource, "read", lambda _: other)
+    monkeypatch.setattr(runs, "_pool", lambda _: pytest.fail("work"))
+    with pytest.raises(ValueError, match=r"planted.seed-0.ids-\w+: expected .* of this data"):
+        run_study(study, folder)
+
+
+@pytest.mark.slow
+def test_nothing_to_report_is_said(study, tmp_path):
+    with pytest.raises(ValueError, match="expected results of base, got none"):
+        run_study(study, tmp_path, jobs=0)
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.slow
 def test_what_is_there_of_a_stopped_study_is_reported(study, studied, tmp_path):
     folder, _, _ = studied
     shutil.copytree(folder / "planted", tmp_path / "planted")
@@ -350,9 +407,9 @@ def test_cold_targets_and_the_tail_have_columns(tmp_path):
     runs.write_ranks(tmp_path / "group", {"popularity": ranks, "id": ranks}, "test")
     runs.write_ranks(tmp_path / "base", {"alone": ranks, "fused": ranks}, "test")
     facts = {"samples": 3, "seconds": 2.0}
-    runs._write(tmp_path / "group", {"facts": {"id": facts}})
+    write_result(tmp_path / "group", {"facts": {"id": facts}})
     identity = {"data": "hash", "part": "test"}
-    runs._write(
+    write_result(
         tmp_path / "base",
         {
             "identity": identity,

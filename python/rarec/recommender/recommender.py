@@ -91,7 +91,11 @@ class Recommender:
         return report
 
     def fit_ids(
-        self, config: IDConfig | None = None, *, hold_out: bool = True, baseline: bool = True
+        self,
+        config: IDConfig | None = None,
+        *,
+        hold_out: bool = True,
+        baseline: bool | IDEmbeddings = True,
     ) -> IDReport:
         """Return how the ID model was trained; it is kept in `ids`.
 
@@ -102,7 +106,7 @@ class Recommender:
             hold_out: Leave the targets of the tuning samples out of its loss (DESIGN.md section
                 1.9); chooses the samples if that has not been done.
             baseline: With `hold_out`, train a second one on all targets, so that tables compare
-                with the strongest ID model.
+                with the strongest ID model; or one that was trained so before.
 
         Raises:
             ValueError: If the model reads titles (`IDConfig.text`) and there are none.
@@ -115,7 +119,10 @@ class Recommender:
         ids, report = fit_id_model(self, config, name, held_out, text_vectors)
         self._replace_ids(ids)
         if hold_out and baseline:
-            self.baseline, _ = fit_id_model(self, config, "id", None, text_vectors)
+            if baseline is True:
+                self.baseline, _ = fit_id_model(self, config, "id", None, text_vectors)
+            else:
+                self.baseline = baseline
             self._write("baseline")
         return report
 

@@ -20,17 +20,21 @@ from typing import Any
 
 import torch
 
-from rarec.artifacts import write_text
-from rarec.data import Cases, Dataset
+from rarec.data import Dataset
 from rarec.evaluation import write_ranks, write_results
 from rarec.progress import quiet_libraries
-from rarec.recommender import LateFusion, Recommender, align, ranks_without_model
+from rarec.recommender import LateFusion, Recommender, align
 from rarec.study.files import Configs, Study, Variant
+from rarec.study.groups import (
+    PREFIX,
+    fit_group,
+    is_ranked,
+    require_same_data,
+    some_cases,
+    write_result,
+)
 from rarec.study.report import RESULT, read_result, report
 from rarec.training import LowerStateCache
-
-# which users are evaluated does not change with the seed of a run
-_CASES_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class _Run:
         """Where the run is whose samples and ID model it takes."""
         parts = asdict(self.configs)
         text = json.dumps([parts["selection"], parts["ids"], parts["hold_out"]], sort_keys=True)
-        return self.folder.parent / f"ids-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return self.folder.parent / f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     @property
     def states(self) -> Path:
@@ -111,7 +115,8 @@ def run_study(
         and all together as `results.json`, whose rows name their `data`.
 
     Raises:
-        ValueError: If a dataset cannot be read; or, when all others are done, if a run failed.
+        ValueError: If a dataset cannot be read, or the folder has groups of other data; if nothing
+            is there to report; or, when all others are done, if a run failed.
     """
     if jobs < 0:
         raise ValueError(f"expected jobs >= 0, got {jobs}")
@@ -120,6 +125,9 @@ def run_study(
     for dataset in datasets.values():
         dataset.require_titles()
     runs = list(_runs(study, folder, study.variants))
+    id_models = list(_runs(study, folder, study.id_models))
+    for run in (*runs, *id_models):
+        require_same_data(run.group, datasets[run.data])
     wanted = {run.folder: run.identity(study, datasets[run.data]) for run in runs}
     missing = [
         run
@@ -130,23 +138,29 @@ def run_study(
     ]
     say(f"{len(runs)} runs, {len(missing)} of them to do now")
     options = (study.part, study.cases, progress)
-    id_models = list(_runs(study, folder, study.id_models))
     groups = {
         run.group: run
         for run in (*missing, *(run for run in id_models if only(run.name)))
-        if jobs and not _is_ranked(run.group, study.part, study.cases)
+        if jobs and not is_ranked(run.group, study.part, study.cases)
     }
-    with _pool(jobs) as pool:
-        failed = _wait(
-            {
-                pool.submit(_fit_group, run, datasets[run.data], *options): f"{where} fitted"
-                for where, run in ((_shown(group, folder), run) for group, run in groups.items())
-            },
-            say,
-        )
+    # first one of each ID model, which the others then take
+    first = {(run.group.parent, repr(run.configs.ids)): run.group for run in groups.values()}
+    failed: list[str] = []
+    for now in (set(first.values()), groups.keys() - first.values()):
+        with _pool(jobs) as pool:
+            failed += _wait(
+                {
+                    pool.submit(
+                        fit_group, group, run.configs, datasets[run.data], *options
+                    ): f"{_shown(group, folder)} fitted"
+                    for group, run in groups.items()
+                    if group in now
+                },
+                say,
+            )
     # texts that several variants read through the same layers are read once
     reading = Counter(run.reading for run in missing)
-    missing = [run for run in missing if _is_ranked(run.group, study.part, study.cases)]
+    missing = [run for run in missing if is_ranked(run.group, study.part, study.cases)]
     with _pool(jobs) as pool:
         failed += _wait(
             {
@@ -170,7 +184,7 @@ def run_study(
         trained = [
             run
             for run in id_models
-            if run.data == source.name and _is_ranked(run.group, study.part, study.cases)
+            if run.data == source.name and is_ranked(run.group, study.part, study.cases)
         ]
         # of a study that was stopped, the seeds that the reference has
         seeds = [run.seed for run in done if run.name == study.reference]
@@ -186,7 +200,10 @@ def run_study(
             seeds=seeds,
             n_bootstrap=n_bootstrap,
         )
-    _write_together(folder, results, study.names)
+    if results:
+        _write_together(folder, results, study.names)
+    elif not failed:
+        raise ValueError(f"{folder}: expected results of {study.reference}, got none")
     if failed:
         raise ValueError(f"{len(failed)} runs failed, the others are kept: {'; '.join(failed)}")
     return results
@@ -238,13 +255,6 @@ def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
     return read_result(folder)["identity"] == identity
 
 
-def _is_ranked(group: Path, part: str, most: int | None) -> bool:
-    if not (group / RESULT).exists():
-        return False
-    result = read_result(group)
-    return (result["part"], result["cases"]) == (part, most)
-
-
 def _pool(jobs: int) -> ProcessPoolExecutor:
     """Return processes that take one task each: what one needs in memory is not left to others."""
     jobs = max(jobs, 1)
@@ -286,27 +296,6 @@ def _wait(tasks: dict[Future[Any], str], say: Callable[[str], None]) -> list[str
     return failed
 
 
-def _fit_group(
-    run: _Run, dataset: Dataset, part: str, most: int | None, progress: bool
-) -> str | None:
-    """Choose samples and fit ID models, unless they are there, and rank with them."""
-    place = run.group
-    if (place / "config.json").exists():
-        recommender = Recommender.load(place, progress=progress)
-    else:
-        recommender = Recommender(dataset, folder=place, progress=progress)
-    if recommender.selection is None or recommender.selection[0] != run.configs.selection:
-        recommender.select(run.configs.selection)
-    hold_out = run.configs.hold_out
-    if recommender.ids is None or (hold_out and recommender.baseline is None):
-        recommender.fit_ids(run.configs.ids, hold_out=hold_out)
-    ranks = ranks_without_model(recommender, _cases(recommender, part, most))
-    write_ranks(place, ranks, part)
-    facts = {name: recommender.facts[name] for name in ranks if name in recommender.facts}
-    _write(place, {"facts": facts, "part": part, "cases": most})
-    return None
-
-
 def _try(
     run: _Run,
     identity: dict[str, Any],
@@ -333,8 +322,8 @@ def _try(
         lower_states=LowerStateCache(run.states) if shares_states else None,
     )
     vectors = aligned.item_vectors()
-    validation = _cases(recommender, "validation", most)
-    cases = validation if part == "validation" else _cases(recommender, part, most)
+    validation = some_cases(recommender, "validation", most)
+    cases = validation if part == "validation" else some_cases(recommender, part, most)
     fusion = LateFusion(recommender.baseline or recommender.ids, validation)
     scores = aligned.scores(cases, vectors)
     # users are encoded once where they are the same
@@ -343,7 +332,7 @@ def _try(
     (run.folder / "checkpoints").rmdir()
     write_ranks(run.folder, {"alone": alone, "fused": fused}, part)
     seen = recommender.split.train.counts(recommender.dataset.n_items)[cases.targets]
-    _write(
+    write_result(
         run.folder,
         {
             "identity": identity,
@@ -357,12 +346,3 @@ def _try(
     )
     hits = [float((found.values() <= 100).mean()) for found in (alone, fused)]
     return f"HR@100 {hits[0]:.3f}, fused {hits[1]:.3f}, {trained.seconds:.0f} s"
-
-
-def _cases(recommender: Recommender, part: str, most: int | None) -> Cases:
-    cases = recommender.split.test if part == "test" else recommender.split.validation
-    return cases if most is None else cases.sample(most, seed=_CASES_SEED)
-
-
-def _write(folder: Path, result: dict[str, Any]) -> None:
-    write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
