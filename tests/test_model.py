@@ -52,6 +52,8 @@ def test_dot_product_keeps_lengths_and_its_temperature_fixed(backbone):
     assert not torch.allclose(users.norm(dim=1), torch.ones(4))
     torch.testing.assert_close(towers.scores(users, items), users @ items.T / 2)
     assert not towers.log_temperature.requires_grad
+    assert model(backbone).log_temperature.requires_grad
+    assert not model(backbone, learn_temperature=False).log_temperature.requires_grad
 
 
 def test_the_id_vector_matters_and_can_be_left_out(backbone):
@@ -193,7 +195,13 @@ def test_folders_of_something_else_are_refused(backbone, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"similarity": "l2"}, {"temperature": 0.0}, {"prefix_length": -1}, {"prefix_rate": 0.0}],
+    [
+        {"similarity": "l2"},
+        {"temperature": 0.0},
+        {"prefix_length": -1},
+        {"prefix_rate": 0.0},
+        {"learn_temperature": 1},
+    ],
 )
 def test_bad_settings_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -373,6 +373,30 @@ def test_what_has_a_result_is_not_run_again(study, studied):
 
 
 @pytest.mark.slow
+def test_results_outlive_settings_that_come_later(study, studied, tmp_path):
+    folder, _, _ = studied
+    shutil.copytree(folder / "planted", tmp_path / "planted")
+    file = tmp_path / "planted" / "seed-0" / "top" / "result.json"
+    result = json.loads(file.read_text())
+    model = result["identity"]["align"]["model"]
+
+    def is_done() -> bool:
+        file.write_text(json.dumps(result))
+        run_study(study, tmp_path, jobs=0, n_bootstrap=20, say=lambda _: None)
+        rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+        return "top" in {row["model"] for row in rows}
+
+    # as written before there was a setting
+    del model["learn_temperature"]
+    assert is_done()
+    # which the result lacks that this study wants otherwise
+    model["learn_temperature"] = False
+    assert not is_done()
+    del model["learn_temperature"], model["layers"]
+    assert not is_done()
+
+
+@pytest.mark.slow
 def test_processes_do_it_too(planted, tiny_llm, study, studied, tmp_path):
     _, results, _ = studied
     small = Study(study.data, study.variants[:1], seeds=(0, 1), cases=40)

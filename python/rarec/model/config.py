@@ -57,8 +57,9 @@ class ModelConfig:
         llm_rate: Their learning rate, as a multiple of that of the projectors.
         lora_rank: Rank of these matrices.
         lora_alpha: Their product counts `lora_alpha / lora_rank` times.
-        similarity: `cosine` over a learned temperature, or `dot` (the paper's).
-        temperature: Its start value; scores of `dot` are divided by it too, unlearned.
+        similarity: `cosine` or `dot` (the paper's), over a temperature.
+        temperature: Its value at the start.
+        learn_temperature: Whether that of `cosine` is trained too; that of `dot` never is.
         seed: Of the start values.
     """
 
@@ -84,6 +85,7 @@ class ModelConfig:
     lora_alpha: int = 16
     similarity: str = "cosine"
     temperature: float = 0.07
+    learn_temperature: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,8 +120,11 @@ class ModelConfig:
             raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
         if not self.id_noise >= 0:
             raise ValueError(f"expected id_noise >= 0, got {self.id_noise}")
-        if type(self.gate) is not bool:
-            raise ValueError(f"expected gate to be True or False, got {self.gate!r}")
+        for name in ("gate", "learn_temperature"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(
+                    f"expected {name} to be True or False, got {getattr(self, name)!r}"
+                )
         self._check_together()
 
     def _check_together(self) -> None:

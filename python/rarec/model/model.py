@@ -68,7 +68,8 @@ class RARec(nn.Module):
         self.user = Tower(sizes, backbone.hidden_size, uses * user_id_dim, config, generator)
         self.item = Tower(sizes, backbone.hidden_size, uses * item_id_dim, config, generator)
         self.log_temperature = nn.Parameter(
-            torch.tensor(math.log(config.temperature)), requires_grad=config.similarity == "cosine"
+            torch.tensor(math.log(config.temperature)),
+            requires_grad=config.similarity == "cosine" and config.learn_temperature,
         )
         if config.id_score == "learned":
             self.log_id_weight = nn.Parameter(torch.tensor(math.log(config.id_weight)))

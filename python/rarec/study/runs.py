@@ -22,8 +22,9 @@ import torch
 
 from rarec.data import Dataset
 from rarec.evaluation import write_ranks, write_results
+from rarec.model import ModelConfig
 from rarec.progress import quiet_libraries
-from rarec.recommender import LateFusion, Recommender, align
+from rarec.recommender import AlignConfig, LateFusion, Recommender, align
 from rarec.study.files import Configs, Study, Variant
 from rarec.study.groups import (
     PREFIX,
@@ -252,7 +253,17 @@ def _shown(place: Path, folder: Path) -> str:
 def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
     if not (folder / RESULT).exists():
         return False
-    return read_result(folder)["identity"] == identity
+    stored = read_result(folder)["identity"]
+    # a setting of the alignment that came later had no other value than its default
+    defaults = AlignConfig(model=ModelConfig()).as_dict()
+    return {**stored, "align": _completed(stored["align"], defaults)} == identity
+
+
+def _completed(values: Any, defaults: Any) -> Any:
+    """Return tables with what they lack from others."""
+    if not isinstance(values, dict) or not isinstance(defaults, dict):
+        return values
+    return defaults | {key: _completed(value, defaults.get(key)) for key, value in values.items()}
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
