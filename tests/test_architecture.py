@@ -12,6 +12,7 @@ PACKAGE = ROOT / "python" / "rarec"
 # a module imports only what stands before it
 ORDER = [
     "progress",
+    "processes",
     "memory",
     "artifacts",
     "data",

@@ -32,7 +32,7 @@ def compared(tmp_path_factory, planted, tiny_llm):
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         # ten processes would spend a minute on imports; another test has them
-        patch.setattr(runs, "_elsewhere", lambda function, *arguments: function(*arguments))
+        patch.setattr(runs, "in_process", lambda function, *arguments: function(*arguments))
         results = compare(recommender, config, n_bootstrap=50, say=said.append)
     return folder, config, results, said
 
@@ -89,7 +89,7 @@ def test_what_is_there_is_not_done_again(compared):
     before, then = model.stat().st_mtime_ns, evaluated.stat().st_mtime_ns
     again: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_elsewhere", lambda function, *arguments: function(*arguments))
+        patch.setattr(runs, "in_process", lambda function, *arguments: function(*arguments))
         second = compare(Recommender.load(folder), config, n_bootstrap=50, say=again.append)
     assert sum("there already" in line for line in again) == 6
     assert model.stat().st_mtime_ns == before
@@ -115,7 +115,7 @@ def test_vectors_made_elsewhere_are_taken_as_they_are(planted, tiny_llm, tmp_pat
     adapter = out / "seed-1" / "models" / "rarec" / "adapter.safetensors"
     first = adapter.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_elsewhere", lambda function, *arguments: function(*arguments))
+        patch.setattr(runs, "in_process", lambda function, *arguments: function(*arguments))
         compare(recommender, config, folder=out, n_bootstrap=0, say=[].append)
         assert adapter.read_bytes() == first
         # other vectors: what was trained with the first ones is of no use

@@ -131,25 +131,10 @@ def test_unknown_datasets_are_named(tmp_path):
         read_study(file, data=["big"])
 
 
-class _Now:
-    """Stands for the processes, which would spend their time on imports."""
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return False
-
-    def submit(self, function, *arguments):
-        future = runs.Future()
-        try:
-            future.set_result(function(*arguments))
-        except ValueError as error:
-            future.set_exception(error)
-        return future
+def at_once(function, *arguments, n_threads):
+    """Stand for the processes, which would spend their time on imports."""
+    del n_threads
+    return function(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +174,7 @@ def studied(study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_pool", _Now)
+        patch.setattr(runs, "in_process", at_once)
         # one of them first, the others later
         run_study(study, folder, only=lambda name: name == "base", say=said.append)
         results = run_study(study, folder, n_bootstrap=200, say=said.append)
@@ -239,7 +224,7 @@ def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, m
         ordinary(self, states, table, on_rows)
 
     monkeypatch.setattr(LowerStateCache, "_make", counted)
-    monkeypatch.setattr(runs, "_pool", _Now)
+    monkeypatch.setattr(runs, "in_process", at_once)
     small = replace(study, seeds=(0,))
     run_study(small, tmp_path, only=lambda name: name.startswith("top"), n_bootstrap=20)
     # users of the samples, items, users of the cases; once, though two variants read them
@@ -257,7 +242,7 @@ def test_groups_share_the_id_model_of_all_samples(study, tmp_path, monkeypatch):
         return ordinary(recommender, config, name, *others)
 
     monkeypatch.setattr(recommender_module, "fit_id_model", counted)
-    monkeypatch.setattr(runs, "_pool", _Now)
+    monkeypatch.setattr(runs, "in_process", at_once)
     small = replace(
         study,
         seeds=(0,),
@@ -289,7 +274,7 @@ def test_a_folder_of_other_data_is_refused_before_any_work(planted, study, studi
     folder, _, _ = studied
     other = replace(planted, titles=[title.upper() for title in planted.titles])
     monkeypatch.setattr(DataSource, "read", lambda _: other)
-    monkeypatch.setattr(runs, "_pool", lambda _: pytest.fail("work"))
+    monkeypatch.setattr(runs, "in_process", lambda *_, **__: pytest.fail("work"))
     with pytest.raises(ValueError, match=r"planted.seed-0.ids-\w+: expected .* of this data"):
         run_study(study, folder)
 
@@ -359,7 +344,7 @@ def test_what_has_a_result_is_not_run_again(study, studied):
     before = file.stat().st_mtime_ns
     again: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_pool", _Now)
+        patch.setattr(runs, "in_process", at_once)
         second = run_study(study, folder, n_bootstrap=200, say=again.append)
         assert again == ["10 runs, 0 of them to do now"]
         assert file.stat().st_mtime_ns == before
@@ -410,7 +395,7 @@ def test_processes_do_it_too(planted, tiny_llm, study, studied, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_pool", _Now)
+    monkeypatch.setattr(runs, "in_process", at_once)
     bad = Variant("bad", {"align.llm": "./nowhere"})
     late = Variant("late", {"align.model.layers": 1})
     small = replace(study, variants=(study.variants[0], bad, late), seeds=(0,), names={})

@@ -6,10 +6,8 @@ A process of its own shows how much memory a rival takes, and leaves none behind
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 from rarec.backbone import require_peft
 from rarec.compare.report import merge, write_report
 from rarec.ids import GivenIDs, IDConfig, IDEmbeddings, TrainedIDs
-from rarec.progress import quiet_libraries
+from rarec.processes import in_process
 from rarec.recommender import RECIPES, AlignConfig, Recommender, fused_name, recipe
 from rarec.selection import SelectionConfig
 
@@ -128,11 +126,11 @@ def compare(
             say(f"  {one.name}")
             # made with what was there before: a stop from here on must not leave it
             (run / RESULTS).unlink(missing_ok=True)
-            _elsewhere(_align, run, one, recommender.progress)
+            in_process(_align, run, one, recommender.progress)
         names = [one.name for one in recipes]
         before = _evaluated(run, names, part)
         if before is None:
-            before = _elsewhere(_evaluate, run, names, part, n_bootstrap, recommender.progress)
+            before = in_process(_evaluate, run, names, part, n_bootstrap, recommender.progress)
         results.append(before)
     merged = merge(
         [folder / f"seed-{seed}" for seed in config.seeds], results, n_bootstrap=n_bootstrap
@@ -164,7 +162,7 @@ def _prepare(recommender: Recommender, run: Path, seed: int) -> None:
     wanted = replace(ids.config if ids is not None else IDConfig(), seed=seed)
     fitted = isinstance(own.ids, TrainedIDs) and own.ids.config == wanted
     if not fitted or own.baseline is None:
-        _elsewhere(_fit_ids, run, wanted, recommender.progress)
+        in_process(_fit_ids, run, wanted, recommender.progress)
 
 
 def _same_vectors(first: IDEmbeddings, second: IDEmbeddings) -> bool:
@@ -180,13 +178,6 @@ def _same_vectors(first: IDEmbeddings, second: IDEmbeddings) -> bool:
             # rows that mean nothing may be nan
             same &= np.array_equal(one, other, equal_nan=True)
     return same
-
-
-def _elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a new process."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=quiet_libraries) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def _fit_ids(run: Path, config: IDConfig, progress: bool) -> None:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rarec.data import Dataset
 from rarec.evaluation import write_ranks, write_results
 from rarec.model import ModelConfig
-from rarec.progress import quiet_libraries
+from rarec.processes import in_process
 from rarec.recommender import AlignConfig, LateFusion, Recommender, align
 from rarec.study.files import Configs, Study, Variant
 from rarec.study.groups import (
@@ -148,30 +145,27 @@ def run_study(
     first = {(run.group.parent, repr(run.configs.ids)): run.group for run in groups.values()}
     failed: list[str] = []
     for now in (set(first.values()), groups.keys() - first.values()):
-        with _pool(jobs) as pool:
-            failed += _wait(
-                {
-                    pool.submit(
-                        fit_group, group, run.configs, datasets[run.data], *options
-                    ): f"{_shown(group, folder)} fitted"
-                    for group, run in groups.items()
-                    if group in now
-                },
-                say,
+        tasks = {
+            f"{_shown(group, folder)} fitted": (
+                *(fit_group, group, run.configs, datasets[run.data]),
+                *options,
             )
+            for group, run in groups.items()
+            if group in now
+        }
+        failed += _do(tasks, jobs, say)
     # texts that several variants read through the same layers are read once
     reading = Counter(run.reading for run in missing)
     missing = [run for run in missing if is_ranked(run.group, study.part, study.cases)]
-    with _pool(jobs) as pool:
-        failed += _wait(
-            {
-                pool.submit(
-                    _try, run, wanted[run.folder], *options, reading[run.reading] > 1
-                ): _shown(run.folder, folder)
-                for run in missing
-            },
-            say,
+    tasks = {
+        _shown(run.folder, folder): (
+            *(_try, run, wanted[run.folder]),
+            *options,
+            reading[run.reading] > 1,
         )
+        for run in missing
+    }
+    failed += _do(tasks, jobs, say)
     for place in {run.states for run in missing}:
         shutil.rmtree(place, ignore_errors=True)
     results = {}
@@ -266,44 +260,34 @@ def _completed(values: Any, defaults: Any) -> Any:
     return defaults | {key: _completed(value, defaults.get(key)) for key, value in values.items()}
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Return processes that take one task each: what one needs in memory is not left to others."""
+def _do(tasks: Mapping[str, tuple[Any, ...]], jobs: int, say: Callable[[str], None]) -> list[str]:
+    """Call functions, each in a process of its own, and say what is done as it is done.
+
+    Returns:
+        What failed, which does not end the others.
+    """
     jobs = max(jobs, 1)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(threads,),
-        max_tasks_per_child=1,
-    )
-
-
-def _begin(threads: int) -> None:
-    # never more than OMP_NUM_THREADS, where somebody has set it
-    threads = min(threads, torch.get_num_threads())
-    torch.set_num_threads(threads)
-    os.environ["RAREC_NUM_THREADS"] = str(threads)
-    quiet_libraries()
-
-
-def _wait(tasks: dict[Future[Any], str], say: Callable[[str], None]) -> list[str]:
-    """Say what is done as it is done; return what failed, which does not end the others."""
+    n_threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = []
-    try:
-        for number, task in enumerate(as_completed(tasks), start=1):
-            where = f"  {number} of {len(tasks)}: {tasks[task]}"
-            try:
-                said = task.result()
-            # whatever it was: hours of others may be left
-            except Exception as error:
-                failed.append(f"{tasks[task]}: {error or type(error).__name__}")
-                say(f"{where} failed: {error or type(error).__name__}")
-            else:
-                say(f"{where}{f': {said}' if said else ''}")
-    finally:
-        for task in tasks:
-            task.cancel()
+    with ThreadPoolExecutor(jobs) as pool:
+        begun = {
+            pool.submit(in_process, *task, n_threads=n_threads): name
+            for name, task in tasks.items()
+        }
+        try:
+            for number, task in enumerate(as_completed(begun), start=1):
+                where = f"  {number} of {len(begun)}: {begun[task]}"
+                try:
+                    said = task.result()
+                # whatever it was: hours of others may be left
+                except Exception as error:
+                    failed.append(f"{begun[task]}: {error or type(error).__name__}")
+                    say(f"{where} failed: {error or type(error).__name__}")
+                else:
+                    say(f"{where}{f': {said}' if said else ''}")
+        finally:
+            for task in begun:
+                task.cancel()
     return failed
 
 
