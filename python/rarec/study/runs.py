@@ -34,6 +34,9 @@ from rarec.study.groups import (
 from rarec.study.report import RESULT, read_result, report
 from rarec.training import LowerStateCache
 
+# part, number of cases, whether bars are shown
+_Options = tuple[str, int | None, bool]
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -130,44 +133,16 @@ def run_study(
     missing = [
         run
         for run in runs
-        if jobs
-        and (run.name == study.reference or only(run.name))
-        and not _is_done(run.folder, wanted[run.folder])
+        if (run.name == study.reference or only(run.name)) and jobs
+        if not _is_done(run.folder, wanted[run.folder])
     ]
     say(f"{len(runs)} runs, {len(missing)} of them to do now")
-    options = (study.part, study.cases, progress)
-    groups = {
-        run.group: run
-        for run in (*missing, *(run for run in id_models if only(run.name)))
-        if jobs and not is_ranked(run.group, study.part, study.cases)
-    }
-    # first one of each ID model, which the others then take
-    first = {(run.group.parent, repr(run.configs.ids)): run.group for run in groups.values()}
     failed: list[str] = []
-    for now in (set(first.values()), groups.keys() - first.values()):
-        tasks = {
-            f"{_shown(group, folder)} fitted": (
-                *(fit_group, group, run.configs, datasets[run.data]),
-                *options,
-            )
-            for group, run in groups.items()
-            if group in now
-        }
-        failed += _do(tasks, jobs, say)
-    # texts that several variants read through the same layers are read once
-    reading = Counter(run.reading for run in missing)
-    missing = [run for run in missing if is_ranked(run.group, study.part, study.cases)]
-    tasks = {
-        _shown(run.folder, folder): (
-            *(_try, run, wanted[run.folder]),
-            *options,
-            reading[run.reading] > 1,
-        )
-        for run in missing
-    }
-    failed += _do(tasks, jobs, say)
-    for place in {run.states for run in missing}:
-        shutil.rmtree(place, ignore_errors=True)
+    if jobs:
+        options = (study.part, study.cases, progress)
+        asked = [*missing, *(run for run in id_models if only(run.name))]
+        failed = _fit_groups(asked, datasets, options, folder, jobs, say)
+        failed += _try_all(missing, wanted, options, folder, jobs, say)
     results = {}
     for source in study.data:
         # what was not asked for now is shown where it is there
@@ -197,11 +172,65 @@ def run_study(
         )
     if results:
         _write_together(folder, results, study.names)
-    elif not failed:
-        raise ValueError(f"{folder}: expected results of {study.reference}, got none")
     if failed:
         raise ValueError(f"{len(failed)} runs failed, the others are kept: {'; '.join(failed)}")
+    if not results:
+        raise ValueError(f"{folder}: expected results of {study.reference}, got none")
     return results
+
+
+def _fit_groups(
+    runs: Sequence[_Run],
+    datasets: Mapping[str, Dataset],
+    options: _Options,
+    folder: Path,
+    jobs: int,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Make the samples and ID models that runs need and that are not there; return what failed."""
+    part, most, _ = options
+    groups = {run.group: run for run in runs if not is_ranked(run.group, part, most)}
+    # first one of each ID model, which the others then take
+    first = {(run.group.parent, repr(run.configs.ids)): run.group for run in groups.values()}
+    failed = []
+    for now in (set(first.values()), groups.keys() - first.values()):
+        tasks: dict[str, tuple[Any, ...]] = {
+            f"{_shown(group, folder)} fitted": (
+                *(fit_group, group, run.configs, datasets[run.data]),
+                *options,
+            )
+            for group, run in groups.items()
+            if group in now
+        }
+        failed += _do(tasks, jobs, say)
+    return failed
+
+
+def _try_all(
+    runs: Sequence[_Run],
+    wanted: Mapping[Path, dict[str, Any]],
+    options: _Options,
+    folder: Path,
+    jobs: int,
+    say: Callable[[str], None],
+) -> list[str]:
+    """Train and rank runs whose ID models are there; return what failed."""
+    part, most, _ = options
+    # texts that several variants read through the same layers are read once
+    reading = Counter(run.reading for run in runs)
+    tasks: dict[str, tuple[Any, ...]] = {
+        _shown(run.folder, folder): (
+            *(_try, run, wanted[run.folder]),
+            *options,
+            reading[run.reading] > 1,
+        )
+        for run in runs
+        if is_ranked(run.group, part, most)
+    }
+    failed = _do(tasks, jobs, say)
+    for place in {run.states for run in runs}:
+        shutil.rmtree(place, ignore_errors=True)
+    return failed
 
 
 def _with_all(runs: Sequence[_Run], seeds: Sequence[int]) -> list[_Run]:
@@ -266,7 +295,6 @@ def _do(tasks: Mapping[str, tuple[Any, ...]], jobs: int, say: Callable[[str], No
     Returns:
         What failed, which does not end the others.
     """
-    jobs = max(jobs, 1)
     n_threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = []
     with ThreadPoolExecutor(jobs) as pool:
