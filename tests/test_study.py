@@ -463,14 +463,6 @@ def test_data_without_titles_is_refused_before_any_work(planted, study, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
-def test_the_studies_of_the_project_are_possible(path):
-    study = read_study(path)
-    for source in study.data:
-        for variant in (*study.variants, *study.id_models):
-            study.on(variant, source).configs(0)
-
-
 @pytest.mark.skipif(not STUDIES.exists(), reason="the studies are not part of the wheel")
 def test_the_ablation_is_of_the_recipe():
     """All its parts together are what the final table reports, which are the defaults."""

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rarec.artifacts import CONFIG_NAME, write_text
+from rarec.artifacts import CONFIG_NAME, read_config, write_text
 from rarec.data import Cases, Dataset
 from rarec.evaluation import write_ranks
 from rarec.ids import IDConfig, TrainedIDs, load_ids
 from rarec.recommender import Recommender, ranks_without_model
+from rarec.recommender.storage import FORMAT
 from rarec.study.files import Configs
 from rarec.study.report import RESULT, read_result
 
@@ -83,16 +84,17 @@ def _of_all_samples(
     """Return the ID model that a finished group has trained on all samples, and its facts."""
     for file in sorted(folder.glob(f"{PREFIX}*/{RESULT}")):
         group = file.parent
+        if not _is_of(group, dataset):
+            continue
         held_out = (group / "baseline").is_dir()
         ids = load_ids(group / ("baseline" if held_out else "ids"))
-        if isinstance(ids, TrainedIDs) and ids.config == config and _is_of(group, dataset):
+        if isinstance(ids, TrainedIDs) and ids.config == config:
             return ids, read_result(group)["facts"]["id"]
     return None, {}
 
 
 def _is_of(group: Path, dataset: Dataset) -> bool:
-    stored = json.loads((group / CONFIG_NAME).read_text(encoding="utf-8"))
-    return bool(stored["data"] == dataset.content_hash)
+    return bool(read_config(group, FORMAT)["data"] == dataset.content_hash)
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

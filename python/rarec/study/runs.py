@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +131,16 @@ def run_study(
     for run in (*runs, *id_models):
         require_same_data(run.group, datasets[run.data])
     wanted = {run.folder: run.identity(study, datasets[run.data]) for run in runs}
-    missing = [
-        run
-        for run in runs
-        if (run.name == study.reference or only(run.name)) and jobs
-        if not _is_done(run.folder, wanted[run.folder])
-    ]
+    asked = [run for run in runs if run.name == study.reference or only(run.name)] if jobs else []
+    missing = [run for run in asked if not _is_done(run.folder, wanted[run.folder])]
     say(f"{len(runs)} runs, {len(missing)} of them to do now")
     failed: list[str] = []
     if jobs:
+        do = partial(_do, jobs=jobs, say=say)
         options = (study.part, study.cases, progress)
-        asked = [*missing, *(run for run in id_models if only(run.name))]
-        failed = _fit_groups(asked, datasets, options, folder, jobs, say)
-        failed += _try_all(missing, wanted, options, folder, jobs, say)
+        with_id_models = [*missing, *(run for run in id_models if only(run.name))]
+        failed = _fit_groups(with_id_models, datasets, options, do)
+        failed += _try_all(missing, wanted, options, do)
     results = {}
     for source in study.data:
         # what was not asked for now is shown where it is there
@@ -183,9 +181,7 @@ def _fit_groups(
     runs: Sequence[_Run],
     datasets: Mapping[str, Dataset],
     options: _Options,
-    folder: Path,
-    jobs: int,
-    say: Callable[[str], None],
+    do: Callable[[dict[str, tuple[Any, ...]]], list[str]],
 ) -> list[str]:
     """Make the samples and ID models that runs need and that are not there; return what failed."""
     part, most, _ = options
@@ -195,14 +191,14 @@ def _fit_groups(
     failed = []
     for now in (set(first.values()), groups.keys() - first.values()):
         tasks: dict[str, tuple[Any, ...]] = {
-            f"{_shown(group, folder)} fitted": (
+            f"{_shown(group)} fitted": (
                 *(fit_group, group, run.configs, datasets[run.data]),
                 *options,
             )
             for group, run in groups.items()
             if group in now
         }
-        failed += _do(tasks, jobs, say)
+        failed += do(tasks)
     return failed
 
 
@@ -210,16 +206,14 @@ def _try_all(
     runs: Sequence[_Run],
     wanted: Mapping[Path, dict[str, Any]],
     options: _Options,
-    folder: Path,
-    jobs: int,
-    say: Callable[[str], None],
+    do: Callable[[dict[str, tuple[Any, ...]]], list[str]],
 ) -> list[str]:
     """Train and rank runs whose ID models are there; return what failed."""
     part, most, _ = options
     # texts that several variants read through the same layers are read once
     reading = Counter(run.reading for run in runs)
     tasks: dict[str, tuple[Any, ...]] = {
-        _shown(run.folder, folder): (
+        _shown(run.folder): (
             *(_try, run, wanted[run.folder]),
             *options,
             reading[run.reading] > 1,
@@ -227,7 +221,7 @@ def _try_all(
         for run in runs
         if is_ranked(run.group, part, most)
     }
-    failed = _do(tasks, jobs, say)
+    failed = do(tasks)
     for place in {run.states for run in runs}:
         shutil.rmtree(place, ignore_errors=True)
     return failed
@@ -269,8 +263,9 @@ def _runs(study: Study, folder: Path, variants: Sequence[Variant]) -> Iterator[_
                 yield _Run(variant.name, source.name, seed, configs, own, place)
 
 
-def _shown(place: Path, folder: Path) -> str:
-    return "/".join(place.relative_to(folder).parts)
+def _shown(place: Path) -> str:
+    """Return DATA/seed-S/NAME."""
+    return "/".join(place.parts[-3:])
 
 
 def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
@@ -289,7 +284,9 @@ def _completed(values: Any, defaults: Any) -> Any:
     return defaults | {key: _completed(value, defaults.get(key)) for key, value in values.items()}
 
 
-def _do(tasks: Mapping[str, tuple[Any, ...]], jobs: int, say: Callable[[str], None]) -> list[str]:
+def _do(
+    tasks: Mapping[str, tuple[Any, ...]], *, jobs: int, say: Callable[[str], None]
+) -> list[str]:
     """Call functions, each in a process of its own, and say what is done as it is done.
 
     Returns:
