@@ -200,6 +200,7 @@ def test_folders_of_something_else_are_refused(backbone, tmp_path):
         {"temperature": 0.0},
         {"prefix_length": -1},
         {"prefix_rate": 0.0},
+        {"prompt_size": 0.0},
         {"learn_temperature": 1},
     ],
 )

@@ -134,6 +134,21 @@ GATED = {"gate": True}
 LOW = {"projector_rank": 2}
 
 
+@pytest.mark.parametrize("placement", ["layers", "inputs"])
+@pytest.mark.parametrize("projector", ["layers", "fixed"])
+def test_soft_prompts_have_the_size_that_is_asked_for(backbone, placement, projector):
+    options = {"placement": placement, "projector": projector}
+    plain, large = (model(backbone, **options, prompt_size=size).user for size in (0.5, 2.0))
+    vectors = users().id_vectors
+    assert vectors is not None
+    torch.testing.assert_close(large.project(vectors), 4 * plain.project(vectors))
+    torch.testing.assert_close(large.shared_prompts(), 4 * plain.shared_prompts())
+    torch.testing.assert_close(large.prompt_sizes, 4 * plain.prompt_sizes)
+    many = model(backbone, placement=placement, prompt_size=2.0).user
+    size = many.shared_prompts().square().mean(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(size, many.prompt_sizes, rtol=0.3, atol=0)
+
+
 @pytest.mark.parametrize("projector", ["layers", "shared", "fixed"])
 def test_a_gate_multiplies_what_a_layer_has_of_ids(backbone, projector):
     plain = model(backbone, projector=projector).user

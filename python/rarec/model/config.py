@@ -25,6 +25,9 @@ class ModelConfig:
             nothing changes, and no backward goes there. Of no meaning with `inputs`.
         prefix_length: P learnable vectors in each layer (or before the text), shared by the batch.
         prefix_rate: Their learning rate, as a multiple of that of the projectors.
+        prompt_size: Root mean square of soft prompts at the start, those of ID vectors included, as
+            a multiple of that of the states they stand beside. Training moves them in the same
+            proportion.
         use_ids: False leaves the ID vectors out: text and learnable vectors alone.
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
@@ -67,6 +70,7 @@ class ModelConfig:
     layers: int | None = None
     prefix_length: int = 8
     prefix_rate: float = 10.0
+    prompt_size: float = 0.5
     use_ids: bool = True
     projector: str = "layers"
     projector_start: str = "random"
@@ -112,7 +116,15 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
-        for name in ("temperature", "prefix_rate", "id_weight", "llm_rate", "lora_alpha"):
+        positive = (
+            "temperature",
+            "prefix_rate",
+            "prompt_size",
+            "id_weight",
+            "llm_rate",
+            "lora_alpha",
+        )
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
         # not `<`: a nan is refused too

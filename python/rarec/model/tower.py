@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rarec.model.config import ModelConfig
 
-# soft prompts start at this size, where the model's own states have twice of it
+# trained values start at this size, so that the same learning rate suits all
 _START = 0.25
 
 
@@ -54,7 +54,7 @@ class Tower(nn.Module):
         n_layers = len(state_sizes)
         self.id_dim = id_dim
         self.n_layers = n_layers
-        self.register_buffer("scale", state_sizes.float() / (2 * _START))
+        self.register_buffer("scale", state_sizes.float() * (config.prompt_size / _START))
         self.prefix = normal(n_layers, config.prefix_length, hidden_size, std=_START)
         if config.pool == "attention":
             self.query = nn.Parameter(torch.zeros(hidden_size))
