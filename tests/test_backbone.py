@@ -335,3 +335,26 @@ def test_models_that_cannot_take_a_prefix_are_refused() -> None:
         Backbone(DeafModel(config))
     with pytest.raises(ValueError, match="ShutModel does not hand keywords down"):
         Backbone(ShutModel(config))
+
+
+def bert_norms(model: Any) -> list[Any]:
+    before = [layer.output.LayerNorm for layer in model.encoder.layer[:-1]]
+    return [model.embeddings.LayerNorm, *before]
+
+
+NORMS = {"bert": bert_norms, "llama": lambda model: [x.input_layernorm for x in model.layers]}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_pass_through_the_norm_of_what_the_attention_reads(name: str) -> None:
+    model = MODELS[name]()
+    norms = NORMS[name](model)
+    generator = torch.Generator().manual_seed(6)
+    for norm in norms:
+        norm.weight.data = torch.rand(HIDDEN, generator=generator, dtype=torch.float64)
+    backbone = Backbone(model)
+    assert [layer.norm for layer in backbone.layers] == norms
+    first, second = prefixes(3)
+    for part in (first, second, second[1:]):
+        expected = [norm(x) for norm, x in zip(norms[-len(part) :], part, strict=True)]
+        torch.testing.assert_close(backbone.normed(part), torch.stack(expected))

@@ -114,3 +114,18 @@ def test_vectors_before_the_text_stand_where_tokens_would(name: str, padding: st
             whole = torch.cat([first[row], ids[row, real]])[None]
             expected = architectures.plain(name, whole, torch.ones_like(whole))
             torch.testing.assert_close(states[row, real], expected[0, 2:], rtol=EXACT, atol=EXACT)
+
+
+# norms that come after the attention alone; an embedding that is projected after its norm
+WITHOUT_NORM = {"olmo2": 3, "albert": 1}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_norm_that_an_attention_reads_is_found(name: str) -> None:
+    backbone = architectures.backbone_of(name)
+    prompts = torch.ones(len(backbone.layers), 2, backbone.hidden_size)
+    if name in WITHOUT_NORM:
+        with pytest.raises(ValueError, match=rf"norm before .*got none for {WITHOUT_NORM[name]} "):
+            backbone.normed(prompts)
+    else:
+        assert backbone.normed(prompts).shape == prompts.shape

@@ -310,3 +310,35 @@ def test_a_text_without_tokens_pools_to_numbers():
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**changes)
+
+
+def test_prefixes_pass_through_norms(backbone):
+    towers = model(backbone, prefix_norm=True)
+    batch = users()
+    tower = towers.user
+    states = backbone.last_hidden_states(
+        batch.input_ids,
+        batch.attention_mask,
+        shared=backbone.normed(tower.shared_prompts()),
+        own=backbone.normed(tower.project(batch.id_vectors)),
+    )
+    expected = torch.nn.functional.normalize(backbone.pool(states, batch.attention_mask), dim=-1)
+    found = towers.encode(tower, batch)
+    torch.testing.assert_close(found, expected)
+    found.mul(torch.arange(found.shape[1])).sum().backward()
+    assert tower.prefix.grad.abs().min() > 0
+    assert tower.projector.grad.abs().max() > 0
+    plain = model(backbone)
+    assert not torch.allclose(plain.encode(plain.user, batch), found)
+    # of their size hardly anything is left, but for the part that keeps a norm from dividing by 0
+    large = model(backbone, prefix_norm=True, prompt_size=5.0)
+    torch.testing.assert_close(large.encode(large.user, batch), found, rtol=1e-3, atol=1e-4)
+    # many at once, whose prefixes are prepared where they can be
+    lengths = batch.attention_mask.sum(dim=1)
+    flat = batch.input_ids[batch.attention_mask.bool()].int().numpy()
+    offsets = torch.nn.functional.pad(lengths.cumsum(dim=0), (1, 0)).numpy()
+    entities = Entities(Tokens(offsets, flat, padding_id=0), batch.id_vectors.numpy())
+    encoded = torch.from_numpy(encode(towers, tower, entities))
+    torch.testing.assert_close(encoded, expected.detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="prefix_norm"):
+        ModelConfig(prefix_norm=True, placement="inputs")

@@ -247,6 +247,25 @@ class Backbone:
         )[:, n_before:]
         return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
 
+    def normed(self, prompts: Tensor) -> Tensor:
+        """Return prompts after the norm of what each layer's attention reads.
+
+        Args:
+            prompts: `[L, ..., H]`; with fewer layers, of the top ones.
+
+        Raises:
+            ValueError: If a layer's attention reads what no norm gave.
+        """
+        layers = self.layers[self.n_layers - len(prompts) :]
+        norms = [layer.norm for layer in layers if layer.norm is not None]
+        if len(norms) < len(layers):
+            raise ValueError(
+                f"expected a norm before the attention of each layer of "
+                f"{type(self.model).__name__}, got none for {len(layers) - len(norms)} of them"
+            )
+        parts = zip(norms, prompts.to(self.dtype), strict=True)
+        return torch.stack([norm(part) for norm, part in parts])
+
     def prepare(
         self,
         shared: Tensor,

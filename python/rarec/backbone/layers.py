@@ -30,12 +30,15 @@ class Layer:
         rotation: cos and sin of position 0, `[1, 1, D]` each; None without rotation.
         empty: Arguments that it wants and that are None here.
         window: Text tokens that a query sees, as the module says it; None for all.
+        norm: The norm whose output it reads: that of the layer, or where norms come last, of the
+            layer before (or the embeddings). None where it reads something else.
     """
 
     module: nn.Module
     rotation: tuple[Tensor, Tensor] | None
     empty: tuple[str, ...]
     window: int | None
+    norm: nn.Module | None
 
 
 def discover(model: PreTrainedModel) -> list[Layer]:
@@ -54,11 +57,23 @@ def discover(model: PreTrainedModel) -> list[Layer]:
         raise ValueError(f"{name} does not use the attention interface of transformers") from error
     capture = Capture(stop=False)
     rotations: dict[int, tuple[Tensor, Tensor] | None] = {}
+    norms: dict[int, list[nn.Module | None]] = {}
+    # kept with their makers until the end: the number of a tensor that is gone is used again
+    made: dict[int, tuple[Tensor, nn.Module]] = {}
 
-    def remember(module: nn.Module, _: Any, keywords: dict[str, Any]) -> None:
+    def remember(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         rotations[id(module)] = keywords.get("position_embeddings")
+        states = arguments[0] if arguments else keywords.get("hidden_states")
+        _, maker = made.get(id(states), (None, None))
+        norms.setdefault(id(module), []).append(maker)
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        # dropout hands on what it was given
+        if "norm" in type(module).__name__.lower() and isinstance(output, Tensor):
+            made.setdefault(id(output), (output, module))
 
     hooks = [m.register_forward_pre_hook(remember, with_kwargs=True) for m in model.modules()]
+    hooks += [m.register_forward_hook(note) for m in model.modules()]
     tokens = torch.zeros(1, 3, dtype=torch.int64, device=model.device)
     try:
         with torch.no_grad():
@@ -86,7 +101,7 @@ def discover(model: PreTrainedModel) -> list[Layer]:
         accepted = inspect.signature(module.forward).parameters
         empty = tuple(name for name in ("attention_mask", "mask") if name in accepted)
         rotation = _rotation_at_zero(rotations.get(id(module)))
-        layers.append(Layer(module, rotation, empty, window))
+        layers.append(Layer(module, rotation, empty, window, norms[id(module)].pop(0)))
     return layers
 
 

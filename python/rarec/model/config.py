@@ -28,6 +28,9 @@ class ModelConfig:
         prompt_size: Root mean square of soft prompts at the start, those of ID vectors included, as
             a multiple of that of the states they stand beside. Training moves them in the same
             proportion.
+        prefix_norm: Prefixes pass through the frozen norm whose output their layer's attention
+            reads, as the text's states do, so that their direction counts and their size does not
+            (DESIGN.md section 1.4).
         use_ids: False leaves the ID vectors out: text and learnable vectors alone.
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
@@ -71,6 +74,7 @@ class ModelConfig:
     prefix_length: int = 8
     prefix_rate: float = 10.0
     prompt_size: float = 0.5
+    prefix_norm: bool = False
     use_ids: bool = True
     projector: str = "layers"
     projector_start: str = "random"
@@ -132,7 +136,7 @@ class ModelConfig:
             raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
         if not self.id_noise >= 0:
             raise ValueError(f"expected id_noise >= 0, got {self.id_noise}")
-        for name in ("gate", "learn_temperature"):
+        for name in ("gate", "learn_temperature", "prefix_norm"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(
                     f"expected {name} to be True or False, got {getattr(self, name)!r}"
@@ -140,6 +144,10 @@ class ModelConfig:
         self._check_together()
 
     def _check_together(self) -> None:
+        if self.prefix_norm and self.placement != "layers":
+            raise ValueError(
+                f"expected prefix_norm with prefixes in layers alone, got {self.placement!r}"
+            )
         if self.projector_start != "random" and self.projector == "fixed":
             raise ValueError(
                 "expected projector_start with a trained projector alone, "

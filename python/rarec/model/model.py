@@ -44,7 +44,8 @@ class RARec(nn.Module):
         prompts: How the texts are made that it is trained on; kept with the model.
 
     Raises:
-        ValueError: If the backbone's weights are to be trained and already are, by another model.
+        ValueError: If the backbone's weights are to be trained and already are, by another model;
+            if prefixes are to pass through norms that it does not have.
     """
 
     def __init__(
@@ -64,6 +65,9 @@ class RARec(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         generator = torch.Generator().manual_seed(config.seed)
         sizes = backbone.state_sizes[self.prompted_layers]
+        if config.prefix_norm:
+            # a model without norms is refused here
+            backbone.normed(torch.ones(len(sizes), backbone.hidden_size, device=backbone.device))
         uses = int(config.use_ids)
         self.user = Tower(sizes, backbone.hidden_size, uses * user_id_dim, config, generator)
         self.item = Tower(sizes, backbone.hidden_size, uses * item_id_dim, config, generator)
@@ -150,6 +154,9 @@ class RARec(nn.Module):
             shared, own = tower.shared_prompts(), None
             if vectors is not None:
                 own = tower.project(vectors)
+            if self.model_config.prefix_norm:
+                shared = self.backbone.normed(shared)
+                own = None if own is None else self.backbone.normed(own)
             if self.model_config.placement == "inputs":
                 before = shared.expand(len(batch), -1, -1)
                 given["before"] = before if own is None else torch.cat([before, own[0]], dim=1)
@@ -162,13 +169,13 @@ class RARec(nn.Module):
 
     @torch.no_grad()
     def prepare(self, tower: Tower, n_vectors: int) -> PreparedPrefixes | None:
-        """Return the prefixes of a tower for `encode` of many batches; None if it has none.
+        """Return the prefixes of a tower for `encode` of many batches; None if each makes its own.
 
         Args:
             tower: One of the two; what is prepared is of its present values.
             n_vectors: ID vectors that there will be.
         """
-        if self.model_config.placement == "inputs":
+        if self.model_config.placement == "inputs" or self.model_config.prefix_norm:
             return None
         projector, bias = tower.projections() or (None, None)
         return self.backbone.prepare(tower.shared_prompts(), projector, bias, n_vectors=n_vectors)
