@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from rarec.backbone.attention import Prefix, Reading
 from rarec.backbone.blocks import Blocks, find_blocks
-from rarec.backbone.layers import discover, layer_prefix, without_cache
+from rarec.backbone.layers import discover, layer_prefix, state_sizes, without_cache
 from rarec.backbone.lora import add_lora
 from rarec.backbone.prepared import PreparedPrefixes, prepare
 from rarec.backbone.texts import Layout, Packing, find_packing, short_texts
@@ -107,27 +107,8 @@ class Backbone:
 
     @cached_property
     def state_sizes(self) -> Tensor:
-        """`[L]` float32: root mean square of what each layer's attention reads.
-
-        Of a text of 32 tokens from all over the vocabulary.
-        """
-        sizes: list[Tensor] = []
-
-        def measure(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            states = arguments[0] if arguments else keywords["hidden_states"]
-            sizes.append(states.float().square().mean().sqrt().cpu())
-
-        modules = {id(layer.module): layer.module for layer in self.layers}.values()
-        hooks = [module.register_forward_pre_hook(measure, with_kwargs=True) for module in modules]
-        n_tokens = self.model.config.get_text_config().vocab_size
-        tokens = torch.linspace(0, n_tokens - 1, 32, device=self.device).long()[None]
-        try:
-            with torch.no_grad():
-                self.model(input_ids=tokens, rarec=Reading({}), **without_cache(self.model))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.stack(sizes)
+        """`[L]` float32: root mean square of what each layer's attention reads."""
+        return state_sizes(self.model, self.layers)
 
     def train_weights(
         self, kind: str, *, rank: int = 8, alpha: int = 16, seed: int = 0

@@ -10,6 +10,7 @@ heads, D head dimension.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import ATTENTION_NAME, Capture, Captured, Prefix
+from rarec.backbone.attention import ATTENTION_NAME, Capture, Captured, Prefix, Reading
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ def discover(model: PreTrainedModel) -> list[Layer]:
 
     def remember(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         rotations[id(module)] = keywords.get("position_embeddings")
-        states = arguments[0] if arguments else keywords.get("hidden_states")
-        _, maker = made.get(id(states), (None, None))
+        _, maker = made.get(id(_states(arguments, keywords)), (None, None))
         norms.setdefault(id(module), []).append(maker)
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
@@ -103,6 +103,36 @@ def discover(model: PreTrainedModel) -> list[Layer]:
         rotation = _rotation_at_zero(rotations.get(id(module)))
         layers.append(Layer(module, rotation, empty, window, norms[id(module)].pop(0)))
     return layers
+
+
+def state_sizes(model: PreTrainedModel, layers: Sequence[Layer]) -> Tensor:
+    """Return `[L]` float32: root mean square of what each layer's attention reads.
+
+    Of a text of 32 tokens from all over the vocabulary.
+    """
+    sizes: list[Tensor] = []
+
+    def measure(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        states = _states(arguments, keywords)
+        assert states is not None
+        sizes.append(states.float().square().mean().sqrt().cpu())
+
+    modules = {id(layer.module): layer.module for layer in layers}.values()
+    hooks = [module.register_forward_pre_hook(measure, with_kwargs=True) for module in modules]
+    n_tokens = model.config.get_text_config().vocab_size
+    tokens = torch.linspace(0, n_tokens - 1, 32, device=model.device).long()[None]
+    try:
+        with torch.no_grad():
+            model(input_ids=tokens, rarec=Reading({}), **without_cache(model))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(sizes)
+
+
+def _states(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
+    """Return the states that a module is called with; None if it is called with something else."""
+    return arguments[0] if arguments else keywords.get("hidden_states")
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:

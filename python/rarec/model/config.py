@@ -30,7 +30,7 @@ class ModelConfig:
             proportion.
         prefix_norm: Prefixes pass through the frozen norm whose output their layer's attention
             reads, as the text's states do, so that their direction counts and their size does not
-            (DESIGN.md section 1.4).
+            (DESIGN.md section 1.4). The alignment loss reads them before it.
         use_ids: False leaves the ID vectors out: text and learnable vectors alone.
         projector: `layers` has one of each layer, `shared` one for all (the learnable vectors are
             of each layer in either); `fixed` is a rotation into the model's width that is not
