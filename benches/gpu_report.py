@@ -1,8 +1,8 @@
 """Check and time prefix attention on this machine's GPU, and pack what was found to send back.
 
 `python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER, and
-the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv` and `.png`.
-They are written after every step, so that an interrupted run keeps what it found.
+the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv`, `.png` and
+`steps.json`. They are written after every step, so that an interrupted run keeps what it found.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benches.attention.report import (
     write_rows,
 )
 from benches.attention.shapes import Case, gpu_grid
+from benches.attention.steps import STEPS, Step, StepRow, measure_step, step_table
 from benches.attention.tables import ratio_tables, unmeasured
 
 NO_GPU = 2
@@ -38,6 +39,9 @@ Time of a peer over that of the fused kernel, so above 1 where the fused kernel 
 brackets the same ratio of the bytes each moves, by `benches.attention.model`. `sdpa` is torch's
 attention over concatenated keys, `merged` two attentions merged by their log-sum-exp, `flex`
 FlexAttention. Medians of runs in turns, caches flushed between them."""
+STEP_EXPLANATION = """\
+Forward and backward to the prefixes through all layers of a frozen model, texts of T / 4 to T
+tokens packed. `difference` is the largest of the results and gradients, over the largest number."""
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Report:
     machine: dict[str, Any]
     outcomes: list[Outcome] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
     complete: bool = False
 
     @property
@@ -61,6 +66,8 @@ class Report:
         write_rows(self.folder, "attention", self.machine, self.rows)
         records = json.dumps([asdict(outcome) for outcome in self.outcomes], indent=1) + "\n"
         write_atomically(self.folder / "checks.json", records.encode())
+        steps = {"machine": self.machine, "rows": [asdict(row) for row in self.steps]}
+        write_atomically(self.folder / "steps.json", (json.dumps(steps, indent=1) + "\n").encode())
         write_atomically(self.folder / "report.md", self.markdown().encode())
 
     def pack(self) -> Path:
@@ -87,6 +94,9 @@ class Report:
             "## Time",
             EXPLANATION,
             ratio_tables(self.rows),
+            "## Training steps",
+            STEP_EXPLANATION,
+            step_table(self.steps),
         ]
         return "\n\n".join(parts)
 
@@ -97,6 +107,7 @@ def run(
     *,
     kernel_checks: Sequence[Check],
     cases: Sequence[Case],
+    steps: Sequence[Step],
     rounds: int,
     console: Console,
 ) -> None:
@@ -126,6 +137,12 @@ def run(
             report.rows += rows
             report.write()
             progress.advance(task)
+        task = progress.add_task("", total=len(steps))
+        for step in steps:
+            progress.update(task, description=f"timing {step}")
+            report.steps.append(measure_step(step, device, rounds=rounds))
+            report.write()
+            progress.advance(task)
     report.complete = True
 
 
@@ -152,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "cuda",
             kernel_checks=checks(quick=options.quick),
             cases=gpu_grid(quick=options.quick),
+            steps=STEPS[1::4] if options.quick else STEPS,
             rounds=20 if options.quick else 50,
             console=console,
         )

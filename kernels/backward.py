@@ -76,6 +76,7 @@ def backward_query(
     PACKED: tl.constexpr,
     NEED_QUERY: tl.constexpr,
     NEED_PREFIX: tl.constexpr,
+    PARTS_BY_ROW: tl.constexpr,
     UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Write `delta`, and as asked the gradient of the queries and the parts of the prefix's."""
@@ -145,15 +146,21 @@ def backward_query(
         if NEED_QUERY:
             grad_query += dot(dlogits.to(keys.dtype), keys, UPCAST)
         if NEED_PREFIX:
-            # [D, tokens] and not the other way: few tokens are no side for a tensor core
-            part_key = dot(tl.trans(query), dlogits.to(query.dtype), UPCAST) * scale
-            part_value = dot(tl.trans(grad_out), weights.to(grad_out.dtype), UPCAST)
-            offsets = part + token[None, :] * D + axis[:, None]
-            mask = (token < S + K)[None, :]
-            if D != BLOCK_D:
-                mask = mask & (axis[:, None] < D)
-            tl.store(part_key_ptr + offsets, part_key, mask=mask)
-            tl.store(part_value_ptr + offsets, part_value, mask=mask)
+            if PARTS_BY_ROW:
+                part_key = dot(tl.trans(dlogits.to(query.dtype)), query, UPCAST) * scale
+                part_value = dot(tl.trans(weights.to(grad_out.dtype)), grad_out, UPCAST)
+                store_rows(part_key_ptr + part, token, D, token < S + K, part_key, D, BLOCK_D)
+                store_rows(part_value_ptr + part, token, D, token < S + K, part_value, D, BLOCK_D)
+            else:
+                # [D, tokens]: few tokens are no side for a tensor core
+                part_key = dot(tl.trans(query), dlogits.to(query.dtype), UPCAST) * scale
+                part_value = dot(tl.trans(grad_out), weights.to(grad_out.dtype), UPCAST)
+                offsets = part + token[None, :] * D + axis[:, None]
+                mask = (token < S + K)[None, :]
+                if D != BLOCK_D:
+                    mask = mask & (axis[:, None] < D)
+                tl.store(part_key_ptr + offsets, part_key, mask=mask)
+                tl.store(part_value_ptr + offsets, part_value, mask=mask)
 
     if NEED_QUERY:
         key_ptr += batch * key_batch + key_head_number * key_head + from_start * key_row

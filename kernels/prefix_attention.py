@@ -17,14 +17,11 @@ import torch
 import triton
 from torch import Tensor
 
+from rarec.kernels import tiles
 from rarec.kernels.backward import backward_query, backward_text
 from rarec.kernels.common import INTERPRETED
 from rarec.kernels.forward import forward
-from rarec.kernels.tiles import (
-    Tile,
-    choose_tile,
-    padded_dim,
-)
+from rarec.kernels.tiles import Tile, choose_tile, padded_dim
 
 
 def prefix_attention(
@@ -230,6 +227,7 @@ def _backward(
             **_tile_constants(chosen),
             NEED_QUERY=need_query,
             NEED_PREFIX=need_prefix,
+            PARTS_BY_ROW=tiles.parts_by_row(),
         )
         if need_text:
             chosen = launch.tile("backward_text", longest, tile)

@@ -66,12 +66,26 @@ def choose_tile(kernel: str, n_text: int, dim: int) -> Tile:
     """
     width = padded_dim(dim)
     tile = TILES[kernel][width]
-    # the interpreter has no device
-    if not INTERPRETED and driver.active.get_current_target().arch == 90:
+    if _is_hopper():
         tile = TILES_90[kernel].get(width, tile)
     # 16 is the smallest side of a matrix product
     limit = max(16, triton.next_power_of_2(n_text))
     return tile._replace(query=min(tile.query, limit), text=min(tile.text, limit))
+
+
+def parts_by_row() -> bool:
+    """Return whether `backward_query` makes its parts of the prefix's gradients as `[tokens, D]`.
+
+    As `[D, tokens]` they need no narrower product, but on sm_90 that product has both operands
+    transposed in shared memory, and the ptxas of Triton 3.6 reads one of them from a wrong address
+    (docs/kernels.md).
+    """
+    return _is_hopper()
+
+
+def _is_hopper() -> bool:
+    # the interpreter has no device
+    return not INTERPRETED and driver.active.get_current_target().arch == 90
 
 
 def padded_dim(dim: int) -> int:

@@ -21,6 +21,7 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill new uninitialised float tensors with NaN, so that memory never written shows."""
     empty, empty_like = torch.empty, torch.empty_like
 
+    @torch.no_grad()
     def poison(tensor: Tensor) -> Tensor:
         return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from benches import gpu_report
-from benches.attention import checks, measure, model, report, shapes, tables
+from benches.attention import checks, measure, model, report, shapes, steps, tables
 from benches.attention.gate import Gate, Verdict, with_gradients
 from benches.attention.inputs import eager, make_inputs
 from benches.attention.providers import PROVIDERS, Provider, _block_mask, run_packed, sdpa
@@ -213,6 +214,16 @@ def test_a_check_tells_two_runs_apart() -> None:
     assert "two runs differ in result" in outcome.detail
 
 
+def test_a_step_of_two_implementations_that_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    monkeypatch.setitem(steps.MODELS, "small", lambda: steps._bert(**sizes, intermediate_size=16))
+    monkeypatch.setattr(steps, "_implementation", lambda _: nullcontext())
+    row = steps.measure_step(steps.Step("small", 4, 12, dtype="float32"), "cpu", rounds=2)
+    assert row.error == 0.0
+    assert row.ratio > 0.0
+    assert "small B4 T12 P8+1" in steps.step_table([row])
+
+
 def test_the_gpu_report_refuses_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +241,7 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
         "cpu",
         kernel_checks=[check],
         cases=[small_case()],
+        steps=[],
         rounds=2,
         console=Console(quiet=True),
     )

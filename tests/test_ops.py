@@ -458,9 +458,14 @@ def test_the_fused_one_says_why_it_cannot_run_on_this_machine(
 def test_the_environment_chooses_where_the_caller_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs()
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fused")
-    with pytest.raises(ValueError, match=r"dtype torch\.float64"):
-        ops.prefix_attention(*inputs)
-    ops.prefix_attention(*inputs, implementation="reference")
+    # it speaks of a whole program: where it cannot be, nothing fails
+    expected = ops.prefix_attention(*inputs, implementation="reference")
+    assert torch.equal(ops.prefix_attention(*inputs), expected)
+    case = ops.Case(device="cuda", dtype=torch.float64, dim=64)
+    assert ops.choose(case).reason == "dtype torch.float64"
+    half = ops.Case(device="cuda", dtype=torch.bfloat16, dim=64, n_text=300)
+    if choice.HAS_TRITON:
+        assert ops.choose(half).reason == "RAREC_PREFIX_ATTENTION says so"
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fastest")
     with pytest.raises(ValueError, match="expected RAREC_PREFIX_ATTENTION in"):
         ops.prefix_attention(*inputs)

@@ -106,7 +106,7 @@ def choose(case: Case, implementation: str | None = None) -> Choice:
     Args:
         case: What is to be computed.
         implementation: One of `IMPLEMENTATIONS`; default the environment variable
-            `RAREC_PREFIX_ATTENTION`, else the best.
+            `RAREC_PREFIX_ATTENTION`, where what it says can run, else the best.
 
     Raises:
         ValueError: If there is no such implementation, or it cannot run this case.
@@ -120,5 +120,8 @@ def choose(case: Case, implementation: str | None = None) -> Choice:
     if implementation is None:
         return Choice(best, reason)
     if implementation == "fused" and forced:
+        if source == IMPLEMENTATION_VARIABLE:
+            # it speaks of a whole program, some of whose attentions have a dense mask
+            return Choice(best, reason)
         raise ValueError(f"expected inputs the fused prefix attention can run, got {reason}")
     return Choice(implementation, f"{source} says so")

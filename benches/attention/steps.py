@@ -1,0 +1,191 @@
+"""A training step through a whole language model, fused against reference: what the kernels buy.
+
+The model's weights are random and frozen, as its layers take the same time whatever they hold. A
+step reads a batch of texts with a prefix in each layer, forward and backward to the prefixes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from benches.attention.timing import Run, take_turns, warm_up
+from rarec import ops
+from rarec.backbone import Backbone
+
+#: The first is held against the second.
+IMPLEMENTATIONS = ("fused", "reference")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a language model.
+
+    Attributes:
+        model: Its size, a key of `MODELS`.
+        n_batch: B texts.
+        n_text: T, tokens of the longest; the others have T / 4 to T.
+        n_shared: S, prefix tokens that all texts share.
+        n_own: K, prefix tokens of each text.
+        dtype: Name of the dtype.
+    """
+
+    model: str
+    n_batch: int
+    n_text: int
+    n_shared: int = 8
+    n_own: int = 1
+    dtype: str = "bfloat16"
+
+    def __str__(self) -> str:
+        return f"{self.model} B{self.n_batch} T{self.n_text} P{self.n_shared}+{self.n_own}"
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What a step took.
+
+    Attributes:
+        step: What was run.
+        error: Largest difference of the two results over the largest number of the reference's.
+        fused_ms: Median.
+        reference_ms: Median.
+        ratio: Median over rounds of reference over fused: above 1 where the fused is faster.
+        fused_mb: Most memory beyond what was there before.
+        reference_mb: The same.
+    """
+
+    step: str
+    error: float
+    fused_ms: float
+    reference_ms: float
+    ratio: float
+    fused_mb: float | None
+    reference_mb: float | None
+
+
+def _bert(**sizes: int) -> transformers.PreTrainedModel:
+    return transformers.BertModel(transformers.BertConfig(vocab_size=1000, **sizes))
+
+
+def _qwen2() -> transformers.PreTrainedModel:
+    config = transformers.Qwen2Config(
+        vocab_size=1000,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+    )
+    return transformers.Qwen2Model(config)
+
+
+MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
+    "MiniLM-L6": lambda: _bert(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    ),
+    "BERT-base": _bert,
+    "Qwen2-0.5B": _qwen2,
+}
+#: Titles alone, users of five titles, long descriptions.
+STEPS = tuple(
+    Step(model, n_batch, n_text)
+    for model in MODELS
+    for n_batch, n_text in ((512, 32), (256, 64), (128, 128), (32, 512))
+)
+
+
+@contextmanager
+def _implementation(name: str) -> Iterator[None]:
+    before = os.environ.get(ops.IMPLEMENTATION_VARIABLE)
+    os.environ[ops.IMPLEMENTATION_VARIABLE] = name
+    try:
+        yield
+    finally:
+        del os.environ[ops.IMPLEMENTATION_VARIABLE]
+        if before is not None:
+            os.environ[ops.IMPLEMENTATION_VARIABLE] = before
+
+
+def measure_step(
+    step: Step,
+    device: str,
+    *,
+    rounds: int,
+    model: transformers.PreTrainedModel | None = None,
+) -> StepRow:
+    """Return what a step takes with each of `IMPLEMENTATIONS`, run in turns.
+
+    Args:
+        step: What to run.
+        device: `cpu` or `cuda`.
+        rounds: Timed runs of each.
+        model: By default the step's.
+    """
+    torch.manual_seed(0)
+    dtype: torch.dtype = getattr(torch, step.dtype)
+    language_model: Any = (model or MODELS[step.model]()).to(device, dtype)
+    backbone = Backbone(language_model)
+    draw = random.Random(0)
+    lengths = [
+        step.n_text,
+        *(draw.randint(step.n_text // 4, step.n_text) for _ in range(1, step.n_batch)),
+    ]
+    mask = (torch.arange(step.n_text) < torch.tensor(lengths)[:, None]).long().to(device)
+    tokens = torch.randint(100, 1000, mask.shape).to(device)
+    shape = (backbone.n_layers, step.n_shared, backbone.hidden_size)
+    own_shape = (backbone.n_layers, step.n_batch, step.n_own, backbone.hidden_size)
+    prefixes = [
+        torch.randn(shape, device=device, dtype=dtype).requires_grad_()
+        for shape in (shape, own_shape)
+    ]
+    weights = torch.randn(*mask.shape, backbone.hidden_size, device=device, dtype=dtype)
+
+    def run(implementation: str) -> list[Tensor]:
+        with _implementation(implementation):
+            states = backbone.last_hidden_states(tokens, mask, shared=prefixes[0], own=prefixes[1])
+            gradients = torch.autograd.grad((states * weights)[mask.bool()].sum(), prefixes)
+        return [states.detach() * mask[..., None], *gradients]
+
+    ours, theirs = (run(name) for name in IMPLEMENTATIONS)
+    error = max(
+        float((one.double() - other.double()).abs().max() / other.double().abs().max())
+        for one, other in zip(ours, theirs, strict=True)
+    )
+    del ours, theirs
+    runs = {name: Run(lambda: None, lambda _, name=name: run(name)) for name in IMPLEMENTATIONS}
+    memory = {name: warm_up(one, device) for name, one in runs.items()}
+    times = take_turns(runs, device, rounds)
+    fused, reference = (times[name] for name in IMPLEMENTATIONS)
+    ratios = [b / a for a, b in zip(fused, reference, strict=True)]
+    return StepRow(
+        str(step),
+        error,
+        statistics.median(fused),
+        statistics.median(reference),
+        statistics.median(ratios),
+        *(memory[name] for name in IMPLEMENTATIONS),
+    )
+
+
+def step_table(rows: Sequence[StepRow]) -> str:
+    """Return a table in Markdown."""
+    columns = ("step", "reference / fused", "ms, fused", "ms, reference", "MB, fused",
+               "MB, reference", "difference")  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in rows:
+        megabytes = ("-" if x is None else f"{x:.0f}" for x in (row.fused_mb, row.reference_mb))
+        lines.append(
+            f"| {row.step} | {row.ratio:.2f} | {row.fused_ms:.2f} | {row.reference_ms:.2f} | "
+            f"{' | '.join(megabytes)} | {row.error:.1e} |"
+        )
+    return "\n".join(lines)
