@@ -10,18 +10,17 @@ dimension. Packed texts: the tensors of the text have one row of T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from rarec.kernels import tiles
 from rarec.kernels.backward import backward_query, backward_text
-from rarec.kernels.common import INTERPRETED
 from rarec.kernels.forward import forward
-from rarec.kernels.tiles import Tile, choose_tile, padded_dim
+from rarec.kernels.launch import Launch, tile_constants, unit_stride
+from rarec.kernels.tiles import Tile, parts_by_row, power_of_two
 
 
 def prefix_attention(
@@ -57,7 +56,7 @@ def prefix_attention(
         longest = query.shape[2]
     if own_key is None or own_value is None:
         own_key = own_value = key.new_empty(len(start), key.shape[1], 0, key.shape[3])
-    out, _ = _forward(
+    tensors = (
         query,
         key,
         value,
@@ -67,6 +66,8 @@ def prefix_attention(
         own_value,
         start,
         length,
+    )
+    options = (
         longest,
         packed is not None,
         causal,
@@ -74,11 +75,17 @@ def prefix_attention(
         query.shape[3] ** -0.5 if scale is None else scale,
         list(tile or ()),
     )
+    # the same without the dispatcher, whose way to a custom operation takes longer than the kernels
+    if not torch.compiler.is_compiling() and all(type(x) in _PLAIN for x in tensors):
+        return _Eager.apply(*tensors, *options)
+    out, _ = _forward(*tensors, *options)
     return out
 
 
-@torch.library.custom_op("rarec::prefix_attention", mutates_args=())
-def _forward(
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _run_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -119,16 +126,16 @@ def _forward(
         `+inf` there (so that `exp(logit - lse)` is 0).
     """
     # the layout of query, so that a caller's transposed view stays one
-    out = torch.empty_like(_unit_stride(query))
+    out = torch.empty_like(unit_stride(query))
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     if out.numel() == 0:
         return out, lse
-    launch = _Launch(
+    launch = Launch(
         query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
     chosen = launch.tile("forward", longest, tile)
-    n_tiles = triton.cdiv(longest, chosen.query)
+    n_tiles = -(-longest // chosen.query)
     # a launch goes to the current device, which need not be that of the tensors
     with torch.cuda.device_of(query):
         forward[(n_tiles * len(start) * query.shape[1],)](
@@ -148,20 +155,22 @@ def _forward(
             **launch.constants,
             **launch.prefix_constants,
             # the whole prefix is one tile
-            BLOCK_S=max(16, triton.next_power_of_2(launch.n_prefix)),
-            **_tile_constants(chosen),
+            BLOCK_S=power_of_two(launch.n_prefix),
+            **tile_constants(chosen),
         )
     return out, lse
 
 
+_forward = torch.library.custom_op("rarec::prefix_attention", _run_forward, mutates_args=())
+
+
 @_forward.register_fake
 def _(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    out = torch.empty_like(_unit_stride(query))
+    out = torch.empty_like(unit_stride(query))
     return out, query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op("rarec::prefix_attention_backward", mutates_args=())
-def _backward(
+def _run_backward(
     grad_out: Tensor,
     query: Tensor,
     key: Tensor,
@@ -184,23 +193,24 @@ def _backward(
     need_text: bool,
     need_prefix: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the seven float inputs of `_forward`; empty where not needed."""
+    """Return the gradients of the seven float inputs of `_run_forward`; empty where not needed."""
     grad_query, grad_key, grad_value = _text_gradients(query, key, value, need_query, need_text)
     if out.numel() == 0:
         grads = [torch.zeros_like(x) if need_prefix else x.new_empty(0)
                  for x in (prefix_key, prefix_value, own_key, own_value)]  # fmt: skip
         return grad_query, grad_key, grad_value, *grads
-    grad_out = _unit_stride(grad_out)
-    launch = _Launch(
+    grad_out = unit_stride(grad_out)
+    launch = Launch(
         query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
         causal=causal, window=window, packed=packed,
     )  # fmt: skip
     n_rows, n_heads = len(start), query.shape[1]
     chosen = launch.tile("backward_query", longest, tile)
-    n_tiles = triton.cdiv(longest, chosen.query)
+    n_tiles = -(-longest // chosen.query)
     delta = torch.empty_like(lse)
     shape = (n_rows, n_heads, n_tiles, launch.n_prefix, launch.dim) if need_prefix else (0,)
-    parts = [torch.empty(shape, dtype=torch.float32, device=query.device) for _ in range(2)]
+    # of keys, of values
+    parts = torch.empty((2, *shape), dtype=torch.float32, device=query.device)
     with torch.cuda.device_of(query):
         backward_query[(n_tiles * n_rows * n_heads,)](
             *launch.text,
@@ -224,14 +234,14 @@ def _backward(
             **launch.constants,
             **launch.prefix_constants,
             BLOCK_S=16,
-            **_tile_constants(chosen),
+            **tile_constants(chosen),
             NEED_QUERY=need_query,
             NEED_PREFIX=need_prefix,
-            PARTS_BY_ROW=tiles.parts_by_row(),
+            PARTS_BY_ROW=parts_by_row(),
         )
         if need_text:
             chosen = launch.tile("backward_text", longest, tile)
-            n_tiles = triton.cdiv(longest, chosen.text)
+            n_tiles = -(-longest // chosen.text)
             backward_text[(n_tiles * n_rows * key.shape[1],)](
                 *launch.text,
                 grad_out,
@@ -247,18 +257,16 @@ def _backward(
                 *launch.strides(*launch.text, grad_out, grad_key, grad_value),
                 *launch.lse_strides(lse),
                 **launch.constants,
-                **_tile_constants(chosen),
+                **tile_constants(chosen),
             )
-    prefix_grads = [
-        _add_up(part, one.shape[1], begin, one) if need_prefix else one.new_empty(0)
-        for one, part, begin in (
-            (prefix_key, parts[0], 0),
-            (prefix_value, parts[1], 0),
-            (own_key, parts[0], prefix_key.shape[2]),
-            (own_value, parts[1], prefix_key.shape[2]),
-        )
-    ]
-    return grad_query, grad_key, grad_value, *prefix_grads
+    if not need_prefix:
+        return grad_query, grad_key, grad_value, *(key.new_empty(0) for _ in range(4))
+    return grad_query, grad_key, grad_value, *_add_up(parts, prefix_key, own_key)
+
+
+_backward = torch.library.custom_op(
+    "rarec::prefix_attention_backward", _run_backward, mutates_args=()
+)
 
 
 @_backward.register_fake
@@ -276,7 +284,7 @@ def _text_gradients(
 ) -> list[Tensor]:
     """Return what the gradients of the text are written to, empty where not needed."""
     needs = ((query, need_query), (key, need_text), (value, need_text))
-    return [torch.empty_like(_unit_stride(x)) if need else x.new_empty(0) for x, need in needs]
+    return [torch.empty_like(unit_stride(x)) if need else x.new_empty(0) for x, need in needs]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -286,103 +294,53 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.mark_non_differentiable(lse)
 
 
-def _gradients(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, grad_out: Tensor
+) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad[:7]
     need_query, need_text, need_prefix = needs[0], any(needs[1:3]), any(needs[3:])
-    grads = _backward(
-        grad_out, *ctx.saved_tensors, *ctx.options, need_query, need_text, need_prefix
-    )
+    grads = backward(grad_out, *ctx.saved_tensors, *ctx.options, need_query, need_text, need_prefix)
     wanted = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return *wanted, *(None,) * (2 + len(ctx.options))
 
 
-torch.library.register_autograd("rarec::prefix_attention", _gradients, setup_context=_setup_context)
+torch.library.register_autograd(
+    "rarec::prefix_attention",
+    lambda ctx, grad_out, _: _gradients(_backward, ctx, grad_out),
+    setup_context=_setup_context,
+)
 
 
-class _Launch:
-    """The arguments that the three kernels share."""
+class _Eager(torch.autograd.Function):
+    """The operation for tensors that have numbers now."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        own_key: Tensor,
-        own_value: Tensor,
-        start: Tensor,
-        length: Tensor,
-        *,
-        causal: bool,
-        window: int,
-        packed: bool,
-    ) -> None:
-        self.packed = packed
-        self.dim = query.shape[3]
-        self.text = tuple(_unit_stride(x) for x in (query, key, value))
-        # a source without rows is never read
-        self.prefix = tuple(
-            _unit_stride(x) if x.numel() else self.text[0]
-            for x in (prefix_key, prefix_value, own_key, own_value)
-        )
-        self.prefix_strides = [
-            stride
-            for x in self.prefix
-            for stride in (0 if x.shape[0] == 1 else x.stride(0), x.stride(1), x.stride(2))
-        ]
-        self.spans = (start.contiguous(), length.contiguous())
-        n_shared, n_own = prefix_key.shape[2], own_key.shape[2]
-        self.n_prefix = n_shared + n_own
-        self.prefix_constants = {"S": n_shared, "K": n_own}
-        self.constants = {
-            "H": query.shape[1],
-            "G": query.shape[1] // key.shape[1],
-            "D": self.dim,
-            "BLOCK_D": padded_dim(self.dim),
-            "CAUSAL": causal,
-            "WINDOWED": window > 0,
-            "PACKED": packed,
-            "UPCAST": INTERPRETED and query.dtype == torch.bfloat16,
-            # pinned: triton's default changes in 3.10
-            "enable_fp_fusion": True,
-        }
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """Return what `_run_forward` returns first."""
+        out, lse = _run_forward(*inputs)
+        ctx.save_for_backward(*inputs[:9], out, lse)
+        ctx.options = inputs[9:]
+        return out
 
-    def tile(self, kernel: str, longest: int, given: Sequence[int]) -> Tile:
-        """Return the tile of a launch: the given one, or the table's."""
-        return Tile(*given) if given else choose_tile(kernel, longest, self.dim)
-
-    def strides(self, *tensors: Tensor) -> list[int]:
-        """Return batch, head and row strides of each; packed texts share their one batch row."""
-        batch = 0 if self.packed else 1
-        return [
-            stride
-            for tensor in tensors
-            for stride in (batch * tensor.stride(0), tensor.stride(1), tensor.stride(2))
-        ]
-
-    def lse_strides(self, lse: Tensor) -> tuple[int, int]:
-        """Return batch and head strides of a contiguous `[B, H, T]`."""
-        return (0 if self.packed else lse.stride(0)), lse.stride(1)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of all inputs."""
+        return _gradients(_run_backward, ctx, grad_out)
 
 
-def _tile_constants(tile: Tile) -> dict[str, int]:
-    return {
-        "BLOCK_Q": tile.query,
-        "BLOCK_T": tile.text,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-    }
-
-
-def _add_up(part: Tensor, n_key_heads: int, begin: int, like: Tensor) -> Tensor:
-    """Return the gradient of one source from `[B, H, tiles, S + K, D]`, added in float32.
+def _add_up(
+    parts: Tensor, prefix_key: Tensor, own_key: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of the prefix from `[2, B, H, tiles, S + K, D]`, added in float32.
 
     Query heads of one key head and tiles are added up, and the texts where they share the rows.
     """
-    rows = part[:, :, :, begin : begin + like.shape[2]].unflatten(1, (n_key_heads, -1))
-    return rows.sum(dim=(2, 3)).sum_to_size(like.shape).to(like.dtype)
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    n_rows, n_key_heads, n_own, _ = own_key.shape
+    sums = parts.unflatten(2, (n_key_heads, parts.shape[2] // n_key_heads)).sum((3, 4))
+    shared, own = sums.split((prefix_key.shape[2], n_own), dim=3)
+    if len(prefix_key) != n_rows:
+        shared = shared.sum(1, keepdim=True)
+    # copies: results of an operation are no views of one another
+    key, value, of_own_key, of_own_value = (x.to(own_key.dtype, copy=True) for x in (*shared, *own))
+    return key, value, of_own_key, of_own_value

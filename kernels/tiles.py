@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import triton
 from triton.runtime.driver import driver
 
 from rarec.kernels.common import INTERPRETED
@@ -68,8 +67,7 @@ def choose_tile(kernel: str, n_text: int, dim: int) -> Tile:
     tile = TILES[kernel][width]
     if _is_hopper():
         tile = TILES_90[kernel].get(width, tile)
-    # 16 is the smallest side of a matrix product
-    limit = max(16, triton.next_power_of_2(n_text))
+    limit = power_of_two(n_text)
     return tile._replace(query=min(tile.query, limit), text=min(tile.text, limit))
 
 
@@ -90,4 +88,12 @@ def _is_hopper() -> bool:
 
 def padded_dim(dim: int) -> int:
     """Return the head dimension as the kernels hold it: a power of two from 16 on."""
-    return max(16, triton.next_power_of_2(dim))
+    return power_of_two(dim)
+
+
+def power_of_two(size: int) -> int:
+    """Return the least power of two that is no less, from 16 on: no tile has a smaller side.
+
+    Triton's own function takes ten times as long, and each launch asks several times.
+    """
+    return max(16, 1 << (size - 1).bit_length())

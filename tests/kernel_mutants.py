@@ -151,10 +151,16 @@ MUTANTS = (
         "result = result + dot(",
     ),
     Mutant(
+        "values of the prefix get the gradient of its keys, by rows",
+        "backward.py",
+        "token < S + K, part_value, D, BLOCK_D)",
+        "token < S + K, part_key, D, BLOCK_D)",
+    ),
+    Mutant(
         "own prefix gets the gradient of the shared one",
         "prefix_attention.py",
-        "begin : begin + like.shape[2]",
-        "0 : like.shape[2]",
+        "shared, own = sums.split((prefix_key.shape[2], n_own), dim=3)",
+        "shared, own = sums[:, :, :, : prefix_key.shape[2]], sums[:, :, :, :n_own]",
     ),
     Mutant(
         "the text starts at 0 backward",

@@ -27,7 +27,6 @@ import transformers  # noqa: E402
 from rarec import ops  # noqa: E402
 from rarec.backbone import Backbone  # noqa: E402
 from rarec.kernels import prefix_attention as kernels  # noqa: E402
-from rarec.kernels import tiles  # noqa: E402
 from rarec.kernels.tiles import Tile  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -206,7 +205,7 @@ def test_values_and_gradients(
 def test_parts_of_the_prefix_by_row_and_by_column(
     n_prefix: int, n_own: int, dim: int, by_row: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "parts_by_row", lambda: by_row)
+    monkeypatch.setattr(kernels, "parts_by_row", lambda: by_row)
     options = {"packed": packed_texts(7, 35), "group": 2, "shared": True, "causal": True}
     assert_matches(make_inputs(42, n_prefix, dim, n_own=n_own, **options), SMALL)
 
@@ -389,6 +388,21 @@ def test_torch_knows_its_shapes_strides_and_gradients() -> None:
         (*inputs.tensors, *options),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_way_without_the_dispatcher_gives_the_same(shared: bool) -> None:
+    inputs = make_inputs(17, 3, 32, n_own=2, group=2, shared=shared, dtype=FUSED_DTYPE)
+    start, length = spans((0, 17), (4, 9))
+    eager = inputs.run(fused, padding=(start, length), causal=True, tile=SMALL)
+    options = (start, length, 17, False, True, 0, 32**-0.5, list(SMALL))
+    dispatched, _ = torch.ops.rarec.prefix_attention(*inputs.tensors, *options)
+    assert type(eager.grad_fn) is not type(dispatched.grad_fn)
+    assert torch.equal(eager, dispatched)
+    pairs = zip(
+        gradients(eager, inputs.tensors), gradients(dispatched, inputs.tensors), strict=True
+    )
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_it_is_one_operation_to_the_compiler() -> None:

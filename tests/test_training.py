@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from rarec.backbone import load_backbone
 from rarec.encoding import Entities, encode
@@ -23,6 +24,7 @@ from rarec.training import (
     training_arguments,
 )
 from rarec.training import text_states as states_module
+from rarec.training import trainer as trainer_module
 from rarec.training.text_states import texts_hash
 from rarec.training.trainer import RARecTrainer
 
@@ -143,6 +145,26 @@ def test_no_sample_is_left_out_of_every_epoch(n_samples):
         dropped.append(set(order[n_samples // 32 * 32 :]))
     if n_samples >= 32:
         assert not set.intersection(*dropped)
+
+
+class OnGPU(TrainingArguments):
+    """Arguments as a machine with GPUs makes them."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.use_cpu else torch.device("cuda", 0)
+
+
+def test_a_training_is_where_the_language_model_is(llm, planted, tmp_path):
+    values = arguments(tmp_path, learning_rate=0.5)
+    given = {x.name: getattr(values, x.name) for x in dataclasses.fields(values) if x.init}
+    args = OnGPU(**given)
+    assert args.device.type == "cuda"
+    trainer = RARecTrainer(make_model(llm), args, make_data(llm, planted))
+    assert trainer.args.device.type == "cpu"
+    assert dataclasses.replace(trainer.args, use_cpu=False).to_dict() == args.to_dict()
+    with pytest.raises(ValueError, match=r"language model on cuda:0, where .* got cuda:1"):
+        trainer_module._on_device(args, torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("loss", [LossConfig(), LossConfig(prediction="bpr")])

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,19 @@ def training_arguments(output: str | os.PathLike[str], **changes: Any) -> Traini
     return TrainingArguments(output_dir=str(output), **{**defaults, **changes})
 
 
+def _on_device(args: TrainingArguments, device: torch.device) -> TrainingArguments:
+    """Return the arguments of a training where the language model is, which nobody moves."""
+    if device.type == "cpu" and args.device.type != "cpu":
+        return replace(args, use_cpu=True)
+    if (device.type, device.index or 0) != (args.device.type, args.device.index or 0):
+        raise ValueError(
+            f"expected the language model on {args.device}, where transformers trains, got {device}"
+        )
+    return args
+
+
 class RARecTrainer(Trainer):
-    """Trains the towers of a model; the language model stays as it is.
+    """Trains the towers of a model where its language model is; that stays as it is.
 
     Args:
         model: The model.
@@ -88,6 +99,7 @@ class RARecTrainer(Trainer):
         lower: KeptLowerStates | None = None,
     ) -> None:
         self.loss = loss or LossConfig()
+        args = _on_device(args, model.backbone.device)
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
         needs_id_scores = self.loss.distillation or model.model_config.id_score != "none"

@@ -1,0 +1,93 @@
+"""What the launches of the prefix attention kernels have in common: tensors, strides, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rarec.kernels.common import INTERPRETED
+from rarec.kernels.tiles import Tile, choose_tile, padded_dim
+
+
+class Launch:
+    """The arguments that the three kernels share."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        own_key: Tensor,
+        own_value: Tensor,
+        start: Tensor,
+        length: Tensor,
+        *,
+        causal: bool,
+        window: int,
+        packed: bool,
+    ) -> None:
+        self.packed = packed
+        self.dim = query.shape[3]
+        self.text = tuple(unit_stride(x) for x in (query, key, value))
+        # a source without rows is never read
+        self.prefix = tuple(
+            unit_stride(x) if x.numel() else self.text[0]
+            for x in (prefix_key, prefix_value, own_key, own_value)
+        )
+        self.prefix_strides = [
+            stride
+            for x in self.prefix
+            for stride in (0 if len(x) == 1 else x.stride(0), *x.stride()[1:3])
+        ]
+        self.spans = (start.contiguous(), length.contiguous())
+        n_shared, n_own = prefix_key.shape[2], own_key.shape[2]
+        self.n_prefix = n_shared + n_own
+        self.prefix_constants = {"S": n_shared, "K": n_own}
+        self.constants = {
+            "H": query.shape[1],
+            "G": query.shape[1] // key.shape[1],
+            "D": self.dim,
+            "BLOCK_D": padded_dim(self.dim),
+            "CAUSAL": causal,
+            "WINDOWED": window > 0,
+            "PACKED": packed,
+            "UPCAST": INTERPRETED and query.dtype == torch.bfloat16,
+            # pinned: triton's default changes in 3.10
+            "enable_fp_fusion": True,
+        }
+
+    def tile(self, kernel: str, longest: int, given: Sequence[int]) -> Tile:
+        """Return the tile of a launch: the given one, or the table's."""
+        return Tile(*given) if given else choose_tile(kernel, longest, self.dim)
+
+    def strides(self, *tensors: Tensor) -> list[int]:
+        """Return batch, head and row strides of each; packed texts share their one batch row."""
+        batch = 0 if self.packed else 1
+        return [
+            stride
+            for of_batch, of_head, of_row, _ in map(Tensor.stride, tensors)
+            for stride in (batch * of_batch, of_head, of_row)
+        ]
+
+    def lse_strides(self, lse: Tensor) -> tuple[int, int]:
+        """Return batch and head strides of a contiguous `[B, H, T]`."""
+        return (0 if self.packed else lse.stride(0)), lse.stride(1)
+
+
+def tile_constants(tile: Tile) -> dict[str, int]:
+    """Return a tile as keywords of a launch."""
+    return {
+        "BLOCK_Q": tile.query,
+        "BLOCK_T": tile.text,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+
+
+def unit_stride(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy whose numbers along the last axis stand side by side."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
