@@ -2,7 +2,8 @@
 
 `python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER, and
 the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv`, `.png` and
-`steps.json`. They are written after every step, so that an interrupted run keeps what it found.
+`gpu.json`, of whole training steps and of kernels by themselves. They are written after every step,
+so that an interrupted run keeps what it found.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benches.attention.checks import Check, Outcome, checks, run_check
+from benches.attention.kernel_time import KERNEL_CASES, KernelTime, kernel_table, kernel_times
 from benches.attention.measure import Row, measure_case
 from benches.attention.report import (
     NO_PLOT,
@@ -39,6 +41,8 @@ Time of a peer over that of the fused kernel, so above 1 where the fused kernel 
 brackets the same ratio of the bytes each moves, by `benches.attention.model`. `sdpa` is torch's
 attention over concatenated keys, `merged` two attentions merged by their log-sum-exp, `flex`
 FlexAttention. Medians of runs in turns, caches flushed between them."""
+KERNEL_EXPLANATION = """\
+Time of the kernels of a run by the profiler, without launches and gaps, and how many there are."""
 STEP_EXPLANATION = """\
 Forward and backward to the prefixes through all layers of a frozen model, texts of T / 4 to T
 tokens packed. `difference` is the largest of the results and gradients, over the largest number."""
@@ -53,6 +57,7 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
+    kernels: list[KernelTime] = field(default_factory=list)
     complete: bool = False
 
     @property
@@ -66,8 +71,10 @@ class Report:
         write_rows(self.folder, "attention", self.machine, self.rows)
         records = json.dumps([asdict(outcome) for outcome in self.outcomes], indent=1) + "\n"
         write_atomically(self.folder / "checks.json", records.encode())
-        steps = {"machine": self.machine, "rows": [asdict(row) for row in self.steps]}
-        write_atomically(self.folder / "steps.json", (json.dumps(steps, indent=1) + "\n").encode())
+        whole = {"machine": self.machine}
+        for name, rows in (("steps", self.steps), ("kernels", self.kernels)):
+            whole[name] = [asdict(row) for row in rows]
+        write_atomically(self.folder / "gpu.json", (json.dumps(whole, indent=1) + "\n").encode())
         write_atomically(self.folder / "report.md", self.markdown().encode())
 
     def pack(self) -> Path:
@@ -94,6 +101,9 @@ class Report:
             "## Time",
             EXPLANATION,
             ratio_tables(self.rows),
+            "## Kernels by themselves",
+            KERNEL_EXPLANATION,
+            kernel_table(self.kernels),
             "## Training steps",
             STEP_EXPLANATION,
             step_table(self.steps),
@@ -107,6 +117,7 @@ def run(
     *,
     kernel_checks: Sequence[Check],
     cases: Sequence[Case],
+    kernel_cases: Sequence[Case],
     steps: Sequence[Step],
     rounds: int,
     console: Console,
@@ -135,6 +146,12 @@ def run(
             for line in unmeasured(rows):
                 progress.console.print(f"{case}: {line}", style="yellow")
             report.rows += rows
+            report.write()
+            progress.advance(task)
+        task = progress.add_task("", total=len(kernel_cases))
+        for case in kernel_cases:
+            progress.update(task, description=f"kernels of {case}")
+            report.kernels += kernel_times(case, device)
             report.write()
             progress.advance(task)
         task = progress.add_task("", total=len(steps))
@@ -169,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "cuda",
             kernel_checks=checks(quick=options.quick),
             cases=gpu_grid(quick=options.quick),
+            kernel_cases=KERNEL_CASES[::4] if options.quick else KERNEL_CASES,
             steps=STEPS[1::4] if options.quick else STEPS,
             rounds=20 if options.quick else 50,
             console=console,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from rich.console import Console
 
 from benches import gpu_report
-from benches.attention import checks, measure, model, report, shapes, steps, tables
+from benches.attention import checks, kernel_time, measure, model, report, shapes, steps, tables
 from benches.attention.gate import Gate, Verdict, with_gradients
 from benches.attention.inputs import eager, make_inputs
 from benches.attention.providers import PROVIDERS, Provider, _block_mask, run_packed, sdpa
@@ -224,6 +224,15 @@ def test_a_step_of_two_implementations_that_are_one(monkeypatch: pytest.MonkeyPa
     assert "small B4 T12 P8+1" in steps.step_table([row])
 
 
+def test_kernels_are_counted_and_timed() -> None:
+    some = [provider("sdpa"), provider("fused")]
+    (row,) = kernel_time.kernel_times(small_case(), "cpu", rounds=2, providers=some)
+    assert row.provider == "sdpa"
+    assert 0.0 < row.forward_us < row.both_us
+    assert 1 <= row.forward_kernels < row.both_kernels
+    assert f"| {small_case()} | sdpa |" in kernel_time.kernel_table([row])
+
+
 def test_the_gpu_report_refuses_without_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +250,7 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
         "cpu",
         kernel_checks=[check],
         cases=[small_case()],
+        kernel_cases=[small_case()],
         steps=[],
         rounds=2,
         console=Console(quiet=True),
@@ -254,5 +264,6 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
     assert "Complete." in text
     assert "0 of 1 passed" in text
     assert "SKIPPED fused: no GPU" in text
+    assert "## Kernels by themselves" in text
     assert [outcome["check"] for outcome in kept] == [str(check)]
     assert len(report.read_rows(tmp_path / "report" / "attention.json")) == len(PROVIDERS) * 3
