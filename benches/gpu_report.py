@@ -71,7 +71,7 @@ class Report:
         write_rows(self.folder, "attention", self.machine, self.rows)
         records = json.dumps([asdict(outcome) for outcome in self.outcomes], indent=1) + "\n"
         write_atomically(self.folder / "checks.json", records.encode())
-        whole = {"machine": self.machine}
+        whole: dict[str, Any] = {"machine": self.machine}
         for name, rows in (("steps", self.steps), ("kernels", self.kernels)):
             whole[name] = [asdict(row) for row in rows]
         write_atomically(self.folder / "gpu.json", (json.dumps(whole, indent=1) + "\n").encode())

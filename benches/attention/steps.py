@@ -73,7 +73,7 @@ class StepRow:
     reference_mb: float | None
 
 
-def _bert(**sizes: int) -> transformers.PreTrainedModel:
+def _bert(**sizes: Any) -> transformers.PreTrainedModel:
     return transformers.BertModel(transformers.BertConfig(vocab_size=1000, **sizes))
 
 
@@ -121,7 +121,6 @@ def measure_step(
     device: str,
     *,
     rounds: int,
-    model: transformers.PreTrainedModel | None = None,
 ) -> StepRow:
     """Return what a step takes with each of `IMPLEMENTATIONS`, run in turns.
 
@@ -129,12 +128,11 @@ def measure_step(
         step: What to run.
         device: `cpu` or `cuda`.
         rounds: Timed runs of each.
-        model: By default the step's.
     """
     torch.manual_seed(0)
     dtype: torch.dtype = getattr(torch, step.dtype)
-    language_model: Any = (model or MODELS[step.model]()).to(device, dtype)
-    backbone = Backbone(language_model)
+    language_model: Any = MODELS[step.model]()
+    backbone = Backbone(language_model.to(device, dtype))
     draw = random.Random(0)
     lengths = [
         step.n_text,
