@@ -116,12 +116,7 @@ def _implementation(name: str) -> Iterator[None]:
             os.environ[ops.IMPLEMENTATION_VARIABLE] = before
 
 
-def measure_step(
-    step: Step,
-    device: str,
-    *,
-    rounds: int,
-) -> StepRow:
+def measure_step(step: Step, device: str, *, rounds: int) -> StepRow:
     """Return what a step takes with each of `IMPLEMENTATIONS`, run in turns.
 
     Args:
