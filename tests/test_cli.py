@@ -4,13 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
 import polars as pl
 import pytest
 
-from rarec.cli import application
+from rarec.cli import application, doctor
+from rarec.ops import Trial
 
 # reading titles with MiniLM takes longer than all else here
 NO_TEXT = ("--text", "")
@@ -325,6 +327,15 @@ def test_the_doctor_says_what_will_run_and_why(rarec, monkeypatch):
     monkeypatch.setenv("RAREC_PREFIX_ATTENTION", "reference")
     code, out, _ = rarec("doctor")
     assert "RAREC_PREFIX_ATTENTION says so" in " ".join(out.split())
+
+
+def test_the_doctor_names_kernels_that_are_wrong():
+    right = Trial("head dimension 64, causal", 0.004, "query")
+    assert doctor._judged(0, [right]).endswith("GPU 0: right in 1 trials (error 4e-03)")
+    wrong = replace(right, error=float("nan"), worst="prefix key")
+    told = doctor._judged(1, [right, wrong])
+    assert "on GPU 1: WRONG in 1 of 2 trials; set RAREC_PREFIX_ATTENTION=reference" in told
+    assert told.endswith("head dimension 64, causal: error nan, prefix key")
 
 
 @pytest.mark.slow

@@ -491,3 +491,33 @@ def test_language_models_read_with_it(
     assert None not in calls
     plain, ours, exact = results
     assert_as_near(("states", "shared", "own"), exact, plain, ours, FLOORS[FUSED_DTYPE])
+
+
+def test_a_trial_tells_a_wrong_kernel_from_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = list(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert len(trials) == 6
+    assert all(trial.passed for trial in trials), trials
+    add_up = kernels._add_up
+
+    def wrong(*parts: Tensor) -> tuple[Tensor, ...]:
+        key, value, own_key, own_value = add_up(*parts)
+        return key, value * 1.5, own_key, own_value
+
+    monkeypatch.setattr(kernels, "_add_up", wrong)
+    trial = next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert not trial.passed
+    assert trial.worst == "prefix value"
+    monkeypatch.setattr(
+        kernels, "_add_up", lambda *parts: [x * float("nan") for x in add_up(*parts)]
+    )
+    assert not next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18)).passed
+
+
+def test_a_trial_says_what_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Tensor) -> None:
+        raise RuntimeError("an illegal memory access\nand more")
+
+    monkeypatch.setattr(kernels, "_add_up", broken)
+    trial = next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert not trial.passed
+    assert trial.worst == "RuntimeError: an illegal memory access"

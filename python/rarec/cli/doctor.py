@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rarec.index import ItemIndex
-from rarec.ops import IMPLEMENTATION_VARIABLE, Case, choose
+from rarec.ops import IMPLEMENTATION_VARIABLE, Case, Trial, choose, try_fused
+from rarec.ops.choice import HAS_TRITON
 
 
 def examine(output: Console) -> None:
@@ -37,6 +38,25 @@ def examine(output: Console) -> None:
     for name, case in _cases():
         choices.add_row(name, str(case.dtype).removeprefix("torch."), str(case.dim), _said(case))
     output.print(choices)
+    for number in range(torch.cuda.device_count() if HAS_TRITON else 0):
+        with output.status(f"trying the fused attention on GPU {number}"):
+            trials = list(try_fused(torch.device("cuda", number)))
+        output.print(_judged(number, trials))
+
+
+def _judged(number: int, trials: Sequence[Trial]) -> str:
+    failed = [trial for trial in trials if not trial.passed]
+    if not failed:
+        worst = max(trial.error for trial in trials)
+        return f"fused attention on GPU {number}: right in {len(trials)} trials (error {worst:.0e})"
+    lines = [f"  {trial.case}: error {trial.error:.0e}, {trial.worst}" for trial in failed]
+    return "\n".join(
+        [
+            f"fused attention on GPU {number}: WRONG in {len(failed)} of {len(trials)} trials; set "
+            f"{IMPLEMENTATION_VARIABLE}=reference, and report this with the versions above",
+            *lines,
+        ]
+    )
 
 
 def _said(case: Case) -> str:
