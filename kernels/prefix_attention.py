@@ -23,6 +23,10 @@ from rarec.kernels.launch import Launch, tile_constants, unit_stride
 from rarec.kernels.tiles import Tile, parts_by_row, power_of_two
 
 
+#: Tensors that hold numbers; others stand for them while something is traced.
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def prefix_attention(
     query: Tensor,
     key: Tensor,
@@ -80,9 +84,6 @@ def prefix_attention(
         return _Eager.apply(*tensors, *options)
     out, _ = _forward(*tensors, *options)
     return out
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _run_forward(
