@@ -22,7 +22,6 @@ from rarec.kernels.forward import forward
 from rarec.kernels.launch import Launch, tile_constants, unit_stride
 from rarec.kernels.tiles import Tile, parts_by_row, power_of_two
 
-
 #: Tensors that hold numbers; others stand for them while something is traced.
 _PLAIN = (Tensor, torch.nn.Parameter)
 
