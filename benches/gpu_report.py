@@ -12,10 +12,10 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -36,6 +36,7 @@ from benches.attention.steps import STEPS, Step, StepRow, measure_step, step_tab
 from benches.attention.tables import ratio_tables, unmeasured
 
 NO_GPU = 2
+One = TypeVar("One")
 EXPLANATION = """\
 Time of a peer over that of the fused kernel, so above 1 where the fused kernel is faster; in
 brackets the same ratio of the bytes each moves, by `benches.attention.model`. `sdpa` is torch's
@@ -58,13 +59,14 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     kernels: list[KernelTime] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     complete: bool = False
 
     @property
     def sound(self) -> bool:
-        """Whether all checks passed and no row is faulty."""
+        """Whether all checks passed, all was measured and no row is faulty."""
         passed = all(outcome.passed for outcome in self.outcomes)
-        return passed and not any(row.faulty for row in self.rows)
+        return passed and not self.failures and not any(row.faulty for row in self.rows)
 
     def write(self) -> None:
         """Write all but the plot and the archive."""
@@ -87,6 +89,7 @@ class Report:
     def markdown(self) -> str:
         """Return the report: machine, checks, what was not measured, ratios."""
         failed = [outcome for outcome in self.outcomes if not outcome.passed]
+        missing = [*unmeasured(self.rows), *self.failures]
         state = "Complete." if self.complete else "Interrupted: what follows is a part."
         passed = f"{len(self.outcomes) - len(failed)} of {len(self.outcomes)} passed."
         parts = [
@@ -97,7 +100,7 @@ class Report:
             passed,
             *(f"- FAILED {outcome.check}: {outcome.detail}" for outcome in failed),
             "## Not measured",
-            "\n".join(f"- {line}" for line in unmeasured(self.rows)) or "Nothing.",
+            "\n".join(f"- {line}" for line in missing) or "Nothing.",
             "## Time",
             EXPLANATION,
             ratio_tables(self.rows),
@@ -129,37 +132,44 @@ def run(
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
+
+    def check(one: Check) -> None:
+        outcome = run_check(one, device)
+        report.outcomes.append(outcome)
+        if not outcome.passed:
+            progress.console.print(f"FAILED {outcome.check}: {outcome.detail}", style="red")
+
+    def time(case: Case) -> None:
+        rows = measure_case(case, device, rounds=rounds)
+        for line in unmeasured(rows):
+            progress.console.print(f"{case}: {line}", style="yellow")
+        report.rows += rows
+
+    def profile(case: Case) -> None:
+        report.kernels += kernel_times(case, device)
+
+    def time_step(step: Step) -> None:
+        report.steps.append(measure_step(step, device, rounds=rounds))
+
+    def each(what: str, some: Sequence[One], do: Callable[[One], None]) -> None:
+        task = progress.add_task("", total=len(some))
+        for one in some:
+            progress.update(task, description=f"{what} {one}")
+            try:
+                do(one)
+            except Exception as error:
+                # memory that a GPU has not, a compiler: no reason to lose what follows
+                reason = str(error).strip().partition("\n")[0]
+                report.failures.append(f"{what} {one}: {type(error).__name__}: {reason}")
+                progress.console.print(report.failures[-1], style="yellow")
+            report.write()
+            progress.advance(task)
+
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(kernel_checks))
-        for check in kernel_checks:
-            progress.update(task, description=f"checking {check}")
-            outcome = run_check(check, device)
-            report.outcomes.append(outcome)
-            if not outcome.passed:
-                progress.console.print(f"FAILED {outcome.check}: {outcome.detail}", style="red")
-            report.write()
-            progress.advance(task)
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=f"timing {case}")
-            rows = measure_case(case, device, rounds=rounds)
-            for line in unmeasured(rows):
-                progress.console.print(f"{case}: {line}", style="yellow")
-            report.rows += rows
-            report.write()
-            progress.advance(task)
-        task = progress.add_task("", total=len(kernel_cases))
-        for case in kernel_cases:
-            progress.update(task, description=f"kernels of {case}")
-            report.kernels += kernel_times(case, device)
-            report.write()
-            progress.advance(task)
-        task = progress.add_task("", total=len(steps))
-        for step in steps:
-            progress.update(task, description=f"timing {step}")
-            report.steps.append(measure_step(step, device, rounds=rounds))
-            report.write()
-            progress.advance(task)
+        each("checking", kernel_checks, check)
+        each("timing", cases, time)
+        each("kernels of", kernel_cases, profile)
+        each("a step of", steps, time_step)
     report.complete = True
 
 

@@ -12,39 +12,40 @@ from rarec.kernels.tiles import Tile, choose_tile, padded_dim
 
 
 class Launch:
-    """The arguments that the three kernels share."""
+    """The arguments that the three kernels share.
+
+    Args:
+        text: Query, key and value.
+        prefix: Key and value of the shared prefix, then of each sample's own.
+        spans: `[B]` int32, where texts start, and how long they are.
+        causal: Let a query see only the text up to itself.
+        window: Let a query see only text less than so many tokens away; 0 for all.
+        packed: Whether the texts stand in one row.
+    """
 
     def __init__(
         self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        own_key: Tensor,
-        own_value: Tensor,
-        start: Tensor,
-        length: Tensor,
+        text: Sequence[Tensor],
+        prefix: Sequence[Tensor],
+        spans: Sequence[Tensor],
         *,
         causal: bool,
         window: int,
         packed: bool,
     ) -> None:
+        query, key, _ = text
         self.packed = packed
         self.dim = query.shape[3]
-        self.text = tuple(unit_stride(x) for x in (query, key, value))
+        self.text = tuple(unit_stride(x) for x in text)
         # a source without rows is never read
-        self.prefix = tuple(
-            unit_stride(x) if x.numel() else self.text[0]
-            for x in (prefix_key, prefix_value, own_key, own_value)
-        )
+        self.prefix = tuple(unit_stride(x) if x.numel() else self.text[0] for x in prefix)
         self.prefix_strides = [
             stride
             for x in self.prefix
             for stride in (0 if len(x) == 1 else x.stride(0), *x.stride()[1:3])
         ]
-        self.spans = (start.contiguous(), length.contiguous())
-        n_shared, n_own = prefix_key.shape[2], own_key.shape[2]
+        self.spans = tuple(x.contiguous() for x in spans)
+        n_shared, n_own = prefix[0].shape[2], prefix[2].shape[2]
         self.n_prefix = n_shared + n_own
         self.prefix_constants = {"S": n_shared, "K": n_own}
         self.constants = {

@@ -78,7 +78,7 @@ def prefix_attention(
         query.shape[3] ** -0.5 if scale is None else scale,
         list(tile or ()),
     )
-    # the same without the dispatcher, whose way to a custom operation takes longer than the kernels
+    # without the dispatcher, whose way to a custom operation takes longer than small kernels
     if not torch.compiler.is_compiling() and all(type(x) in _PLAIN for x in tensors):
         return _Eager.apply(*tensors, *options)
     out, _ = _forward(*tensors, *options)
@@ -131,9 +131,13 @@ def _run_forward(
     if out.numel() == 0:
         return out, lse
     launch = Launch(
-        query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
-        causal=causal, window=window, packed=packed,
-    )  # fmt: skip
+        (query, key, value),
+        (prefix_key, prefix_value, own_key, own_value),
+        (start, length),
+        causal=causal,
+        window=window,
+        packed=packed,
+    )
     chosen = launch.tile("forward", longest, tile)
     n_tiles = -(-longest // chosen.query)
     # a launch goes to the current device, which need not be that of the tensors
@@ -201,9 +205,13 @@ def _run_backward(
         return grad_query, grad_key, grad_value, *grads
     grad_out = unit_stride(grad_out)
     launch = Launch(
-        query, key, value, prefix_key, prefix_value, own_key, own_value, start, length,
-        causal=causal, window=window, packed=packed,
-    )  # fmt: skip
+        (query, key, value),
+        (prefix_key, prefix_value, own_key, own_value),
+        (start, length),
+        causal=causal,
+        window=window,
+        packed=packed,
+    )
     n_rows, n_heads = len(start), query.shape[1]
     chosen = launch.tile("backward_query", longest, tile)
     n_tiles = -(-longest // chosen.query)

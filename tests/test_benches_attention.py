@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,8 +216,12 @@ def test_a_check_tells_two_runs_apart() -> None:
 def test_a_step_of_two_implementations_that_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     monkeypatch.setitem(steps.MODELS, "small", lambda: steps._bert(**sizes, intermediate_size=16))
-    monkeypatch.setattr(steps, "_implementation", lambda _: nullcontext())
-    row = steps.measure_step(steps.Step("small", 4, 12, dtype="float32"), "cpu", rounds=2)
+    step = steps.Step("small", 4, 12, dtype="float32")
+    # the environment would quietly give both to the reference
+    with pytest.raises(ValueError, match="expected inputs the fused prefix attention can run"):
+        steps.measure_step(step, "cpu", rounds=2)
+    monkeypatch.setattr(steps, "_require_fused", lambda *_: None)
+    row = steps.measure_step(step, "cpu", rounds=2)
     assert row.error == 0.0
     assert row.ratio > 0.0
     assert "small B4 T12 P8+1" in steps.step_table([row])
@@ -251,7 +254,7 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
         kernel_checks=[check],
         cases=[small_case()],
         kernel_cases=[small_case()],
-        steps=[],
+        steps=[steps.Step("MiniLM-L6", 2, 8)],
         rounds=2,
         console=Console(quiet=True),
     )
@@ -265,5 +268,7 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
     assert "0 of 1 passed" in text
     assert "SKIPPED fused: no GPU" in text
     assert "## Kernels by themselves" in text
+    assert "- a step of MiniLM-L6 B2 T8 P8+1: ValueError: expected inputs the fused" in text
+    assert not found.steps
     assert [outcome["check"] for outcome in kept] == [str(check)]
     assert len(report.read_rows(tmp_path / "report" / "attention.json")) == len(PROVIDERS) * 3

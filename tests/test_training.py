@@ -24,7 +24,7 @@ from rarec.training import (
     training_arguments,
 )
 from rarec.training import text_states as states_module
-from rarec.training import trainer as trainer_module
+from rarec.training.arguments import on_device
 from rarec.training.text_states import texts_hash
 from rarec.training.trainer import RARecTrainer
 
@@ -164,7 +164,7 @@ def test_a_training_is_where_the_language_model_is(llm, planted, tmp_path):
     assert trainer.args.device.type == "cpu"
     assert dataclasses.replace(trainer.args, use_cpu=False).to_dict() == args.to_dict()
     with pytest.raises(ValueError, match=r"language model on cuda:0, where .* got cuda:1"):
-        trainer_module._on_device(args, torch.device("cuda", 1))
+        on_device(args, torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("loss", [LossConfig(), LossConfig(prediction="bpr")])

@@ -48,7 +48,14 @@ class KernelTime:
 def kernel_times(
     case: Case, device: str, *, rounds: int = 10, providers: Sequence[Provider] = PROVIDERS
 ) -> list[KernelTime]:
-    """Return a row for each provider that can run a case; on a CPU, of torch's operators."""
+    """Return a row for each provider that can run a case; on a CPU, of torch's operators.
+
+    Args:
+        case: What to compute.
+        device: `cpu` or `cuda`.
+        rounds: Profiled runs of each.
+        providers: Who computes it.
+    """
     inputs = make_inputs(case, device)
     tensors = list(inputs.tensors.values())
     grad_out = torch.randn_like(inputs.query)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -104,16 +104,20 @@ STEPS = tuple(
 )
 
 
-@contextmanager
-def _implementation(name: str) -> Iterator[None]:
-    before = os.environ.get(ops.IMPLEMENTATION_VARIABLE)
-    os.environ[ops.IMPLEMENTATION_VARIABLE] = name
-    try:
-        yield
-    finally:
-        del os.environ[ops.IMPLEMENTATION_VARIABLE]
-        if before is not None:
-            os.environ[ops.IMPLEMENTATION_VARIABLE] = before
+def _require_fused(step: Step, backbone: Backbone, device: str) -> None:
+    """Refuse what the kernels cannot run: the variable would give it to the reference unsaid."""
+    config = backbone.model.config.get_text_config()
+    case = ops.Case(
+        device=device,
+        dtype=getattr(torch, step.dtype),
+        dim=config.hidden_size // config.num_attention_heads,
+        n_text=step.n_text,
+        n_prefix=step.n_shared + step.n_own,
+        packed=True,
+    )
+    ops.choose(case, "fused")
+    if backbone.packing is None:
+        raise ValueError(f"expected a model that reads packed texts, got {step.model}")
 
 
 def measure_step(step: Step, device: str, *, rounds: int) -> StepRow:
@@ -123,11 +127,15 @@ def measure_step(step: Step, device: str, *, rounds: int) -> StepRow:
         step: What to run.
         device: `cpu` or `cuda`.
         rounds: Timed runs of each.
+
+    Raises:
+        ValueError: If the fused kernels cannot run it, and the reference would be timed twice.
     """
     torch.manual_seed(0)
     dtype: torch.dtype = getattr(torch, step.dtype)
     language_model: Any = MODELS[step.model]()
     backbone = Backbone(language_model.to(device, dtype))
+    _require_fused(step, backbone, device)
     draw = random.Random(0)
     lengths = [
         step.n_text,
@@ -135,16 +143,16 @@ def measure_step(step: Step, device: str, *, rounds: int) -> StepRow:
     ]
     mask = (torch.arange(step.n_text) < torch.tensor(lengths)[:, None]).long().to(device)
     tokens = torch.randint(100, 1000, mask.shape).to(device)
-    shape = (backbone.n_layers, step.n_shared, backbone.hidden_size)
-    own_shape = (backbone.n_layers, step.n_batch, step.n_own, backbone.hidden_size)
     prefixes = [
-        torch.randn(shape, device=device, dtype=dtype).requires_grad_()
-        for shape in (shape, own_shape)
+        torch.randn(
+            (backbone.n_layers, *tokens_of, backbone.hidden_size), device=device, dtype=dtype
+        ).requires_grad_()
+        for tokens_of in ((step.n_shared,), (step.n_batch, step.n_own))
     ]
     weights = torch.randn(*mask.shape, backbone.hidden_size, device=device, dtype=dtype)
 
     def run(implementation: str) -> list[Tensor]:
-        with _implementation(implementation):
+        with patch.dict(os.environ, {ops.IMPLEMENTATION_VARIABLE: implementation}):
             states = backbone.last_hidden_states(tokens, mask, shared=prefixes[0], own=prefixes[1])
             gradients = torch.autograd.grad((states * weights)[mask.bool()].sum(), prefixes)
         return [states.detach() * mask[..., None], *gradients]

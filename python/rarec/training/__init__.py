@@ -1,5 +1,6 @@
 """Training of the towers on chosen samples."""
 
+from rarec.training.arguments import training_arguments
 from rarec.training.averaging import WeightAverage, check_decay
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
@@ -12,7 +13,6 @@ from rarec.training.trainer import (
     RichProgress,
     TrainingReport,
     train,
-    training_arguments,
 )
 
 __all__ = [

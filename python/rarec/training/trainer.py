@@ -6,11 +6,10 @@ Axes: B batch, C candidate items of a batch.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,48 +32,12 @@ from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_so
 from rarec.memory import peak_memory_mb
 from rarec.model import RARec
 from rarec.progress import progress_bar
+from rarec.training.arguments import on_device
 from rarec.training.averaging import WeightAverage
 from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
 from rarec.training.config import LossConfig
 from rarec.training.gradient_caching import encode_in_chunks
 from rarec.training.lower_states import KeptLowerStates
-
-
-def training_arguments(output: str | os.PathLike[str], **changes: Any) -> TrainingArguments:
-    """Return the arguments of transformers with the defaults of rarec.
-
-    Args:
-        output: Folder of checkpoints and logs.
-        **changes: Any argument of `transformers.TrainingArguments`.
-    """
-    defaults: dict[str, Any] = {
-        "max_steps": 120,
-        "per_device_train_batch_size": 64,
-        "learning_rate": 3e-3,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 10,
-        "weight_decay": 0.01,
-        "logging_steps": 10,
-        "save_steps": 50,
-        "save_total_limit": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_drop_last": True,
-        "dataloader_pin_memory": False,
-        "train_sampling_strategy": "group_by_length",
-    }
-    return TrainingArguments(output_dir=str(output), **{**defaults, **changes})
-
-
-def _on_device(args: TrainingArguments, device: torch.device) -> TrainingArguments:
-    """Return the arguments of a training where the language model is, which nobody moves."""
-    if device.type == "cpu" and args.device.type != "cpu":
-        return replace(args, use_cpu=True)
-    if (device.type, device.index or 0) != (args.device.type, args.device.index or 0):
-        raise ValueError(
-            f"expected the language model on {args.device}, where transformers trains, got {device}"
-        )
-    return args
 
 
 class RARecTrainer(Trainer):
@@ -99,7 +62,7 @@ class RARecTrainer(Trainer):
         lower: KeptLowerStates | None = None,
     ) -> None:
         self.loss = loss or LossConfig()
-        args = _on_device(args, model.backbone.device)
+        args = on_device(args, model.backbone.device)
         if self.loss.alignment and (data.user_text is None or data.item_text is None):
             raise ValueError("expected text-only states in data for the alignment loss, got none")
         needs_id_scores = self.loss.distillation or model.model_config.id_score != "none"
