@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from rarec.backbone import load_backbone
 from rarec.encoding import Entities, encode
-from rarec.losses import alignment_loss
+from rarec.losses import alignment_loss, sampled_softmax_loss
 from rarec.model import EntityBatch, ModelConfig, RARec
 from rarec.prompts import Prompts
 from rarec.selection import NegativeSampler, training_samples
@@ -176,6 +176,22 @@ def test_tastes_are_learnt(llm, planted, tmp_path, loss):
     assert report.samples == len(data)
     assert report.trainable_parameters == model.n_trainable()
     assert hit_rate(model, data) > 0.9
+
+
+@pytest.mark.parametrize("log_q", [True, False])
+def test_the_softmax_is_corrected_unless_told_otherwise(llm, planted, tmp_path, log_q):
+    data = make_data(llm, planted, sampler=NegativeSampler(planted.histories, 40), n_extra=3)
+    model = make_model(llm)
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(log_q=log_q))
+    rows = np.arange(20, 36)
+    loss, outputs = trainer.compute_loss(model, {"rows": torch.from_numpy(rows)}, True)
+    batch = data.batch(rows, step=0)
+    losses = [
+        sampled_softmax_loss(outputs["scores"], batch.positives, batch.negatives, correction)
+        for correction in (batch.log_probability, None)
+    ]
+    assert losses[0].item() != pytest.approx(losses[1].item(), rel=1e-3)
+    torch.testing.assert_close(loss, losses[0 if log_q else 1])
 
 
 def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):

@@ -14,7 +14,8 @@ class LossConfig:
     DESIGN.md section 1.7, and `rarec.losses`.
 
     Attributes:
-        prediction: `softmax` over the batch's items with log-Q correction, or `bpr` (the paper's).
+        prediction: `softmax` over the batch's items, or `bpr` (the paper's).
+        log_q: Correct the softmax for how often an item is expected in a batch.
         alignment: Weight of the alignment loss; 0 leaves it, and the text-only pass, out.
         alignment_temperature: Divides its cosines.
         extra_negatives: Unseen items drawn for each row, on top of the batch's own.
@@ -35,6 +36,7 @@ class LossConfig:
     """
 
     prediction: str = "softmax"
+    log_q: bool = True
     alignment: float = 0.0
     alignment_temperature: float = 0.1
     extra_negatives: int = 0

@@ -139,7 +139,7 @@ class RARecTrainer(Trainer):
         if self.loss.prediction == "bpr":
             loss = bpr_loss(scores, positives, negatives)
         else:
-            log_q = batch.log_probability.to(device)
+            log_q = batch.log_probability.to(device) if self.loss.log_q else None
             loss = sampled_softmax_loss(scores, positives, negatives, log_q)
         if self.loss.distillation and batch.id_scores is not None:
             loss = loss + self.loss.distillation * distillation_loss(
