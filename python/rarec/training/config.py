@@ -15,7 +15,8 @@ class LossConfig:
 
     Attributes:
         prediction: `softmax` over the batch's items, or `bpr` (the paper's).
-        log_q: Correct the softmax for how often an item is expected in a batch.
+        log_q: Correct the softmax, and that of the distillation, for how often an item is expected
+            in a batch; `bpr` has no such correction.
         alignment: Weight of the alignment loss; 0 leaves it, and the text-only pass, out.
         alignment_temperature: Divides its cosines.
         extra_negatives: Unseen items drawn for each row, on top of the batch's own.
