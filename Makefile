@@ -110,10 +110,15 @@ architectures: dev
 test-mutants: dev
 	$(BIN)/python -m tests.kernel_mutants
 
-# only the installed wheel, seen from elsewhere, shows what the wheel forgot
-test-wheel: wheel
+# only the installed wheel, seen from elsewhere, shows what the wheel forgot; torch, with what it
+# brings for GPUs, is 5 GB, so not installed a second time but seen from .venv
+PACKAGES := lib/python3*/site-packages
+LARGE := $(addprefix $(abspath $(VENV))/$(PACKAGES)/,torch torch-* torchgen functorch triton* nvidia* cuda*)
+test-wheel: wheel dev
 	rm -rf target/wheel-test && mkdir -p target/wheel-test
 	$(PYTHON) -m venv target/wheel-test/venv
+	cd target/wheel-test/venv/$(PACKAGES) && \
+		for package in $(LARGE); do [ ! -e $$package ] || ln -s $$package .; done
 	target/wheel-test/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	target/wheel-test/venv/bin/python -m pip install --quiet --group test dist/rarec-*.whl
 	cp -r tests pyproject.toml target/wheel-test/
