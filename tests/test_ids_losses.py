@@ -1,29 +1,32 @@
 """What the training of an ID model minimises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rarec.ids import IDConfig
-from rarec.ids.losses import full_loss, shared_loss
+from rarec.ids.losses import Batch, full_loss, shared_loss
 
 N = 40
 
 
 @pytest.fixture(scope="module")
 def batch():
-    """Return a model, its states `[B, T, 1, E]`, targets and which of them count."""
+    """Return a model and what a loss is taken of, the states without gradients."""
     torch.manual_seed(0)
     model = IDConfig(dim=8, max_history=5).build(N).eval()
     history = torch.randint(0, N, (6, 5))
     # of four items alone, so that most are no target of the batch
     targets = torch.tensor([3, 4, 9, 20])[torch.randint(0, 4, (6, 5))]
-    return model, model(history).detach(), targets, torch.rand(6, 5) < 0.7
+    counted = torch.rand(6, 5) < 0.7
+    return model, Batch(np.arange(6), model(history).detach(), targets, counted, 0)
 
 
 def value_and_gradient(loss, batch, step=0):
-    model, *rest = batch
-    found = loss(model, np.arange(6), *rest, step)
+    model, taken = batch
+    found = loss(model, replace(taken, step=step))
     (gradient,) = torch.autograd.grad(found, model.item_embedding.weight)
     return found, gradient[:N]
 
@@ -43,16 +46,14 @@ def test_all_others_drawn_is_the_whole_softmax(batch, cold):
 
 
 def test_a_few_others_stand_for_all(batch):
-    model, states, targets, counted = batch
-    one = torch.zeros_like(counted)
+    model, taken = batch
+    one = torch.zeros_like(taken.counted)
     one[0, 2] = True
-    single = (model, states, targets, one)
+    single = replace(taken, counted=one)
     loss = shared_loss(N, 6, 3)
     with torch.no_grad():
-        exact = full_loss()(*single[:1], np.arange(6), *single[1:], 0).exp()
-        drawn = torch.stack(
-            [loss(*single[:1], np.arange(6), *single[1:], step).exp() for step in range(2000)]
-        )
+        exact = full_loss()(model, single).exp()
+        drawn = torch.stack([loss(model, replace(single, step=step)).exp() for step in range(2000)])
     # one over the target's probability is the sum of the softmax: estimated without bias
     assert abs(drawn.mean() - exact) < 4 * drawn.std() / 2000**0.5
     assert drawn.std() > 0
@@ -68,5 +69,5 @@ def test_the_draws_depend_on_seed_and_step_alone_and_spare_the_cold(batch):
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first, later)
     touched = first.abs().sum(dim=1) > 0
-    assert touched.sum() == len(batch[2][batch[3]].unique()) + 5
+    assert touched.sum() == len(batch[1].targets[batch[1].counted].unique()) + 5
     assert not touched[25:].any()

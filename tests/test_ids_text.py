@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from rarec.data import Cases, Dataset, Histories, read_dataset
 from rarec.ids import IDConfig, TrainedIDs, load_ids, standardised, train_encoder
-from rarec.ids.losses import full_loss, sampled_loss
+from rarec.ids.losses import Batch, full_loss, sampled_loss
 from rarec.ids.text import TextItemEmbedding
 from rarec.ids.training import validation_ndcg
 from rarec.recommender import AlignConfig, Recommender
@@ -116,7 +116,7 @@ def test_cold_items_are_no_negatives(sampled):
 
     def losses(mask):
         made = sampled_loss(sampler, 30, mask) if sampled else full_loss(mask)
-        return made(model, np.arange(150), model(inputs), inputs, counted, 0)
+        return made(model, Batch(np.arange(150), model(inputs), inputs, counted, 0))
 
     before = [losses(mask).item() for mask in (cold, None)]
     items = model.item_embedding

@@ -6,6 +6,7 @@ Axes: B users of a batch, T places, K vectors per user, E width, N items, M targ
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,8 +21,28 @@ from rarec.selection import NegativeSampler
 # tells these draws from others of the same seed
 _STREAM = 2
 
-# users [B], states [B, T, K, E], targets [B, T], counted [B, T], step -> scalar
-Loss = Callable[[HistoryEncoder, NDArray[np.int64], Tensor, Tensor, Tensor, int], Tensor]
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is taken of.
+
+    Attributes:
+        users: `[B]` row numbers in the training histories.
+        states: `[B, T, K, E]`: what the model makes of each place of a history.
+        targets: `[B, T]` int64: the item after it.
+        counted: `[B, T]` bool: which targets count; M of them.
+        step: Keys what is drawn.
+    """
+
+    users: NDArray[np.int64]
+    states: Tensor
+    targets: Tensor
+    counted: Tensor
+    step: int
+
+
+# -> scalar
+Loss = Callable[[HistoryEncoder, Batch], Tensor]
 
 
 def full_loss(cold: Tensor | None = None) -> Loss:
@@ -33,17 +54,10 @@ def full_loss(cold: Tensor | None = None) -> Loss:
     """
     offset = _offset(cold)
 
-    def loss(
-        model: HistoryEncoder,
-        users: NDArray[np.int64],  # noqa: ARG001
-        states: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-        step: int,  # noqa: ARG001
-    ) -> Tensor:
-        target = targets[counted]
+    def loss(model: HistoryEncoder, batch: Batch) -> Tensor:
+        target = batch.targets[batch.counted]
         table = model.item_vectors
-        chosen = _chosen(states[counted], table[target])
+        chosen = _chosen(batch.states[batch.counted], table[target])
         bias = None if offset is None else offset.to(table.device)
         return catalogue_cross_entropy(chosen, table, target, bias)
 
@@ -61,27 +75,20 @@ def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None =
     log_probability = torch.from_numpy(sampler.log_probability(np.arange(sampler.n_items))).float()
     offset = _offset(cold)
 
-    def loss(
-        model: HistoryEncoder,
-        users: NDArray[np.int64],
-        states: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-        step: int,
-    ) -> Tensor:
-        drawn = sampler.sample(users.astype(np.int32), negatives, step=step)
-        row = counted.nonzero()[:, 0]
-        negative = torch.from_numpy(drawn.astype(np.int64)).to(targets.device)[row]  # [M, n]
-        target = targets[counted]
-        log_q = log_probability.to(targets.device)
+    def loss(model: HistoryEncoder, batch: Batch) -> Tensor:
+        drawn = sampler.sample(batch.users.astype(np.int32), negatives, step=batch.step)
+        row = batch.counted.nonzero()[:, 0]
+        target = batch.targets[batch.counted]
+        negative = torch.from_numpy(drawn.astype(np.int64)).to(target.device)[row]  # [M, n]
+        log_q = log_probability.to(target.device)
         table = model.item_vectors
-        chosen = _chosen(states[counted], table[target])
+        chosen = _chosen(batch.states[batch.counted], table[target])
         positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
         negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
         # the positive stands for itself; each of the n draws for 1 / (n Q) items
         correction = log_q[negative] + np.log(negatives)
         if offset is not None:
-            negative_score = negative_score + offset.to(targets.device)[negative]
+            negative_score = negative_score + offset.to(target.device)[negative]
         logits = torch.cat([positive_score, negative_score - correction], dim=1)
         return F.cross_entropy(logits, torch.zeros_like(target))
 
@@ -102,26 +109,20 @@ def shared_loss(n_items: int, negatives: int, seed: int, cold: Tensor | None = N
     """
     free = np.ones(n_items, dtype=bool) if cold is None else ~cold.numpy()
 
-    def loss(
-        model: HistoryEncoder,
-        users: NDArray[np.int64],  # noqa: ARG001
-        states: Tensor,
-        targets: Tensor,
-        counted: Tensor,
-        step: int,
-    ) -> Tensor:
-        items, target = torch.unique(targets[counted], return_inverse=True)
+    def loss(model: HistoryEncoder, batch: Batch) -> Tensor:
+        items, target = torch.unique(batch.targets[batch.counted], return_inverse=True)
         others = free.copy()
         others[items.cpu().numpy()] = False
         rest = np.flatnonzero(others)
         drawn = rest
         if len(rest) > negatives:
-            rng = np.random.default_rng([seed, step, _STREAM])
+            rng = np.random.default_rng([seed, batch.step, _STREAM])
             drawn = rng.choice(rest, negatives, replace=False, shuffle=False)
         table = model.item_embedding(torch.cat([items, torch.from_numpy(drawn).to(items.device)]))
         bias = table.new_zeros(len(table))
         bias[len(items) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
-        return catalogue_cross_entropy(_chosen(states[counted], table[target]), table, target, bias)
+        chosen = _chosen(batch.states[batch.counted], table[target])
+        return catalogue_cross_entropy(chosen, table, target, bias)
 
     return loss
 

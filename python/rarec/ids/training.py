@@ -24,7 +24,7 @@ from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
 from rarec.ids.comirec import ComiRec
 from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.gru4rec import GRU4Rec
-from rarec.ids.losses import Loss, full_loss, sampled_loss, shared_loss
+from rarec.ids.losses import Batch, Loss, full_loss, sampled_loss, shared_loss
 from rarec.ids.sasrec import SASRec
 from rarec.ids.text import TextItemEmbedding
 from rarec.selection import NegativeSampler
@@ -349,7 +349,8 @@ def _train_epoch(
         if not counted.any():
             continue
         step = epoch * len(starts) + number
-        loss = loss_of(model, windows.users[rows], model(inputs), targets, counted, step)
+        batch = Batch(windows.users[rows], model(inputs), targets, counted, step)
+        loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
