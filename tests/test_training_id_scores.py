@@ -132,12 +132,15 @@ def test_hard_negatives_join_the_candidates(llm, planted, ids):
     torch.testing.assert_close(batch.id_scores, scores.of(rows, expected), equal_nan=True)
 
 
-@pytest.mark.parametrize("prediction", ["softmax", "bpr"])
-def test_the_distillation_is_added_to_the_loss(llm, planted, ids, tmp_path, prediction):
+@pytest.mark.parametrize(
+    "plain",
+    [LossConfig(), LossConfig(log_q=False), LossConfig(prediction="bpr")],
+    ids=["softmax", "uncorrected", "bpr"],
+)
+def test_the_distillation_is_added_to_the_loss(llm, planted, ids, tmp_path, plain):
     samples = training_samples(planted.histories)
     data = make_data(llm, planted, id_scores=sample_scores(ids, samples, samples.prefixes(5)))
     model = make_model(llm)
-    plain = LossConfig(prediction=prediction)
     loss = replace(plain, distillation=0.5, distillation_temperature=2.0)
     rows = np.arange(20, 36)
     values = []
@@ -147,19 +150,19 @@ def test_the_distillation_is_added_to_the_loss(llm, planted, ids, tmp_path, pred
         values.append(value)
     batch = data.batch(rows, step=0)
     assert batch.id_scores is not None
+    softmax = plain.prediction == "softmax"
+    log_q = batch.log_probability if softmax and plain.log_q else None
     expected = distillation_loss(
         outputs["scores"],
         batch.id_scores,
         batch.positives,
         batch.negatives,
-        batch.log_probability if prediction == "softmax" else None,
+        log_q,
         temperature=2.0,
     )
     torch.testing.assert_close(values[1] - values[0], 0.5 * expected)
-    if prediction == "softmax":
-        own = sampled_softmax_loss(
-            outputs["scores"], batch.positives, batch.negatives, batch.log_probability
-        )
+    if softmax:
+        own = sampled_softmax_loss(outputs["scores"], batch.positives, batch.negatives, log_q)
         torch.testing.assert_close(values[0], own)
 
 
