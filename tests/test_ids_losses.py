@@ -69,5 +69,6 @@ def test_the_draws_depend_on_seed_and_step_alone_and_spare_the_cold(batch):
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first, later)
     touched = first.abs().sum(dim=1) > 0
-    assert touched.sum() == len(batch[1].targets[batch[1].counted].unique()) + 5
+    _, taken = batch
+    assert touched.sum() == len(taken.targets[taken.counted].unique()) + 5
     assert not touched[25:].any()
