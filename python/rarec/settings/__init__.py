@@ -5,7 +5,7 @@ Nothing here imports torch, so the command line shows its help at once.
 
 from rarec.settings.align import RESERVED_NAMES, AlignSettings
 from rarec.settings.data import ColumnSettings, ReadSettings, SplitSettings
-from rarec.settings.declaration import fields_of, settings
+from rarec.settings.declaration import fields_of, typed
 from rarec.settings.ids import ID_MODEL_OPTIONS, FitSettings, IDSettings
 from rarec.settings.language_model import DEFAULT_LLM
 from rarec.settings.loss import LossSettings
@@ -50,7 +50,7 @@ __all__ = [
     "from_dict",
     "parse_assignments",
     "read_values",
-    "settings",
+    "typed",
     "to_toml",
     "variant",
     "with_values",

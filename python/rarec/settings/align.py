@@ -7,7 +7,7 @@ import re
 from dataclasses import field
 from typing import Literal
 
-from rarec.settings.declaration import Seed, settings
+from rarec.settings.declaration import Seed, typed
 from rarec.settings.language_model import DEFAULT_LLM
 from rarec.settings.loss import LossSettings
 from rarec.settings.model import ModelSettings
@@ -19,7 +19,7 @@ RESERVED_NAMES = ("popularity", "id", "id_held_out", "late_fusion")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-@settings
+@typed
 class AlignSettings:
     """How a language model is given the ID vectors."""
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
-from rarec.settings.declaration import Count, CountOrZero, Seed, Texts, settings
+from rarec.settings.declaration import Count, CountOrZero, Seed, Texts, typed
 
 
-@settings
+@typed
 class ColumnSettings:
     """Names of the columns, where they are not the usual ones."""
 
@@ -35,7 +35,7 @@ class ColumnSettings:
             )
 
 
-@settings
+@typed
 class ReadSettings:
     """What is kept of the interactions that are read."""
 
@@ -63,7 +63,7 @@ class ReadSettings:
             )
 
 
-@settings
+@typed
 class SplitSettings:
     """How a dataset is split into training, validation and test."""
 

@@ -35,8 +35,8 @@ Texts = Annotated[
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def settings(declared: Declared) -> Declared:
-    """Return a class as frozen settings, whose wrong values are a `ValueError` of one line.
+def typed(declared: Declared) -> Declared:
+    """Return a class as a frozen dataclass whose wrong values are a `ValueError` of one line.
 
     Values are taken strictly: no text for a number, no number for true or false, no NaN, no
     infinity, and no field that is unknown.
@@ -46,7 +46,7 @@ def settings(declared: Declared) -> Declared:
             fields do not go together.
 
     Example:
-        >>> @settings
+        >>> @typed
         ... class Example:
         ...     rate: Positive = 0.1
         >>> Example(rate=-1)

@@ -15,7 +15,7 @@ from rarec.settings.declaration import (
     Positive,
     Seed,
     Share,
-    settings,
+    typed,
 )
 from rarec.settings.language_model import DEFAULT_LLM
 from rarec.settings.selection import SelectionSettings
@@ -28,7 +28,7 @@ ID_MODEL_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@settings
+@typed
 class IDSettings:
     """How an ID model is built and trained."""
 
@@ -88,7 +88,7 @@ class IDSettings:
             )
 
 
-@settings
+@typed
 class FitSettings:
     """What `rarec fit-ids` does: it chooses the tuning samples and trains the ID model."""
 

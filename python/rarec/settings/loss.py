@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rarec.settings.declaration import Count, CountOrZero, NotNegative, Positive, settings
+from rarec.settings.declaration import Count, CountOrZero, NotNegative, Positive, typed
 
 
-@settings
+@typed
 class LossSettings:
     """The loss: prediction + alignment * (user alignment + item alignment), see docs/method.md."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rarec.settings.declaration import Count, CountOrZero, Positive, Share, settings
+from rarec.settings.declaration import Count, CountOrZero, Positive, Share, typed
 
 
-@settings
+@typed
 class ModelSettings:
     """Which parts of the model are trained, and where they stand in the language model."""
 

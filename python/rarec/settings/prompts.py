@@ -6,10 +6,10 @@ from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
-from rarec.settings.declaration import CountOrZero, settings
+from rarec.settings.declaration import CountOrZero, typed
 
 
-@settings
+@typed
 class PromptSettings:
     """How the texts of users and items are made, in any language."""
 

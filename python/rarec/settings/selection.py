@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 
-from rarec.settings.declaration import Count, CountOrZero, Seed, settings
+from rarec.settings.declaration import Count, CountOrZero, Seed, typed
 
 
-@settings
+@typed
 class SelectionSettings:
     """How the tuning samples are chosen (Yu et al. 2024, arXiv:2402.04527, efficient tuning)."""
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from rarec.settings.declaration import Count, CountOrZero, NotNegative, Positive, settings
+from rarec.settings.declaration import Count, CountOrZero, NotNegative, Positive, typed
 
 
-@settings
+@typed
 class TrainingSettings:
     """How long and how fast is trained. Fields have their names in `transformers`."""
 
