@@ -1,4 +1,4 @@
-"""A trained model together with what it reads: titles and ID embeddings.
+"""An aligned language model as a member: the trained model with the titles and ID vectors it reads.
 
 Axes: C cases or users, N items, K vectors per user, n item tokens, E width of ID vectors, H hidden
 size.
@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from rarec.assets import cache_folder
-from rarec.baselines import ScoreVectors
 from rarec.data import Cases, Histories
 from rarec.encoding import Entities, encode
 from rarec.ids import IDEmbeddings
+from rarec.members.scores import ScoreVectors
 from rarec.model import RARec, Tower
 from rarec.progress import progress_bar
 from rarec.prompts import Prompts, Tokens
-from rarec.training import LowerStateCache, LowerStates, TextStates, text_states
 
 
 class AlignedModel:
@@ -32,7 +30,6 @@ class AlignedModel:
         titles: N titles, "" where an item has none.
         ids: ID embeddings; None for text alone.
         progress: Show bars.
-        lower_states: Where those of texts are taken from; None computes them each time.
     """
 
     def __init__(
@@ -43,23 +40,21 @@ class AlignedModel:
         ids: IDEmbeddings | None,
         *,
         progress: bool = False,
-        lower_states: LowerStateCache | None = None,
     ) -> None:
-        if model.model_config.use_ids and ids is None:
+        if model.settings.use_ids and ids is None:
             raise ValueError("expected ID embeddings for a model that uses them, got none")
         self.model = model
         self.tokenizer = tokenizer
         self.prompts = Prompts(tokenizer, titles, model.prompts)
-        self.ids = ids if model.model_config.use_ids else None
+        self.ids = ids if model.settings.use_ids else None
         self.progress = progress
-        self.lower_states = lower_states
 
     def item_entities(self) -> Entities:
         """Return the texts and ID vectors of all N items."""
         tokens = self.prompts.items(np.arange(len(self.prompts.titles)))
         if self.ids is None:
             return self._readable(Entities(tokens))
-        vectors = self._scaled(self.ids.item_vectors[:, None])
+        vectors = self.ids.item_vectors[:, None]
         return self._readable(Entities(tokens, vectors, self.ids.item_known))
 
     def user_entities(
@@ -80,16 +75,10 @@ class AlignedModel:
         if self.ids is None:
             return self._readable(Entities(tokens))
         vectors, known = self.ids.user_vectors(histories, users)
-        if n_tokens := self.model.model_config.item_tokens:
+        if n_tokens := self.model.settings.item_tokens:
             newest = _newest_items(self.ids, histories, n_tokens)
             vectors = np.concatenate([vectors, newest], axis=1)
-        return self._readable(Entities(tokens, self._scaled(vectors), known))
-
-    def text_states(self, tokens: Tokens) -> TextStates:
-        """Return the text-only states of texts, kept in the cache of the package."""
-        with progress_bar("text-only states", len(tokens), shown=self.progress) as advance:
-            folder = cache_folder() / "text-states"
-            return text_states(self.model.backbone, tokens, folder, on_rows=advance)
+        return self._readable(Entities(tokens, vectors, known))
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Return `[N, H]` float32 vectors of the catalogue."""
@@ -111,19 +100,12 @@ class AlignedModel:
         users = self.user_entities(cases.histories, cases.users)
         return ScoreVectors(self.queries(users)[:, None], item_vectors)
 
-    def _scaled(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ID vectors as the towers read them: of length one, if the model is set so."""
-        if not self.model.model_config.normalize_ids:
-            return vectors
-        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-
     def _readable(self, entities: Entities) -> Entities:
         """Return the entities, or refuse texts of more than the model has positions for."""
         backbone = self.model.backbone
         n_positions = getattr(backbone.model.config, "max_position_embeddings", None)
         longest = int(entities.tokens.lengths.max(initial=0))
-        config = self.model.model_config
+        config = self.model.settings
         if config.placement == "inputs":
             vectors = entities.id_vectors
             longest += config.prefix_length + (0 if vectors is None else vectors.shape[1])
@@ -135,17 +117,8 @@ class AlignedModel:
         return entities
 
     def _encode(self, tower: Tower, entities: Entities, what: str) -> NDArray[np.float32]:
-        lower = self.lower_of(entities.tokens)
-        fill = None if lower is None else lower.fill
         with progress_bar(f"encode {what}", len(entities), shown=self.progress) as advance:
-            return encode(self.model, tower, entities, on_rows=advance, fill=fill)
-
-    def lower_of(self, tokens: Tokens) -> LowerStates | None:
-        """Return the lower states of texts, if they are kept anywhere."""
-        if self.lower_states is None:
-            return None
-        with progress_bar("lower states", len(tokens), shown=self.progress) as advance:
-            return self.lower_states.of(self.model, tokens, on_rows=advance)
+            return encode(self.model, tower, entities, on_rows=advance)
 
 
 def _newest_items(ids: IDEmbeddings, histories: Histories, n: int) -> NDArray[np.float32]:

@@ -1,0 +1,146 @@
+"""The step that tunes a language model: from tuning samples and ID vectors to an aligned model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from rarec.artifacts import read_json, write_json
+from rarec.ids import load_ids
+from rarec.members.aligned import AlignedModel
+from rarec.model import ADAPTER, RARec
+from rarec.pipeline.finished import finished_record
+from rarec.pipeline.fit_ids import tuning_part
+from rarec.pipeline.samples import load_samples, select_samples
+from rarec.pipeline.session import Session, language_model_of
+from rarec.pipeline.training_data import training_data
+from rarec.randomness import seeded
+from rarec.run.folder import DATA, SAMPLES, RunFolder, ids_address, model_address
+from rarec.run.freshness import fresh_record, require_inputs
+from rarec.run.records import write_artifact
+from rarec.settings import AlignSettings, as_dict
+from rarec.training import RichProgress, TrainingReport, train, training_arguments
+
+_IDENTITY = "identity.json"
+
+
+def align(
+    run: RunFolder, settings: AlignSettings, session: Session, *, restart: bool = False
+) -> TrainingReport:
+    """Return what the tuning of a language model did; write the aligned model into the run.
+
+    A training that was stopped goes on from its newest checkpoint. A model that was aligned before
+    from the same inputs with the same settings is kept.
+
+    Args:
+        run: A run with ID vectors.
+        settings: Settings of the alignment.
+        session: Session of the process.
+        restart: Align again, and forget the checkpoints of a stopped training.
+
+    Raises:
+        ValueError: If the run has no ID vectors or no titles, or there is a model of this name or
+            a stopped training with other settings, and no restart.
+    """
+    run.dataset.require_titles()
+    made_from = _inputs(run, settings)
+    address = model_address(settings.member)
+    record = finished_record(run, address, settings, restart=restart)
+    if record is not None:
+        session.say(f"{address} is there already")
+        known = {field.name for field in fields(TrainingReport)}
+        return TrainingReport(**{k: v for k, v in record.measurements.items() if k in known})
+    checkpoints = run.checkpoints(address)
+    if restart:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    _claim(checkpoints, {"made_from": made_from, "settings": as_dict(settings)})
+    aligned, report = _tune(run, settings, session, checkpoints)
+    measurements = asdict(report)
+    with write_artifact(
+        run.folder(address),
+        made_from=made_from,
+        settings=as_dict(settings),
+        measurements=measurements,
+    ) as folder:
+        part = tuning_part(run) if settings.model.use_ids else None
+        ids = None if part is None else f"../../{ids_address(part)}"
+        aligned.model.save_pretrained(folder, ids=ids)
+        measurements["adapter_bytes"] = (folder / ADAPTER).stat().st_size
+    shutil.rmtree(checkpoints)
+    return report
+
+
+def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:
+    """Return the hash of each input; the samples are chosen now if that has not been done."""
+    part = tuning_part(run)
+    if fresh_record(run, SAMPLES) is None:
+        select_samples(run)
+    addresses = [DATA, SAMPLES]
+    if settings.model.use_ids or settings.loss.hard_negatives:
+        addresses.append(ids_address(part))
+    return require_inputs(run, addresses)
+
+
+def _tune(
+    run: RunFolder, settings: AlignSettings, session: Session, checkpoints: Path
+) -> tuple[AlignedModel, TrainingReport]:
+    backbone, tokenizer = session.language_model(
+        language_model_of(settings),
+        is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
+    )
+    ids = None
+    if settings.model.use_ids or settings.loss.hard_negatives:
+        ids = load_ids(run.folder(ids_address(tuning_part(run))))
+    width = 0 if ids is None else ids.item_vectors.shape[1]
+    with seeded(settings.seed):
+        if settings.checkpoint_layers:
+            backbone.checkpoint_layers()
+        model = RARec(
+            backbone,
+            user_id_dim=width,
+            item_id_dim=width,
+            settings=settings.model,
+            prompts=settings.prompts,
+            seed=settings.seed,
+        )
+        aligned = AlignedModel(
+            model, tokenizer, run.dataset.titles, ids, progress=session.progress
+        )
+        data = training_data(
+            aligned, run.dataset, load_samples(run), ids, settings, progress=session.progress
+        )
+        report = train(
+            model,
+            data,
+            training_arguments(checkpoints, settings.training, seed=settings.seed),
+            settings.loss,
+            callbacks=[RichProgress(f"align {settings.member}")] if session.progress else [],
+            resume=True,
+        )
+    return aligned, report
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Note which training a folder has checkpoints of, and refuse those of another one."""
+    file = folder / _IDENTITY
+    if not file.exists():
+        write_json(file, identity)
+        return
+    stored = read_json(file)
+    different = [
+        name
+        for part in ("made_from", "settings")
+        for name in _different(identity[part], stored.get(part, {}))
+    ]
+    if different:
+        raise ValueError(
+            f"{folder}: expected checkpoints of this training, got those of one with other "
+            f"{', '.join(different)}; restart (--restart) begins again"
+        )
+
+
+def _different(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))

@@ -1,0 +1,56 @@
+"""What the steps of one process share: loaded language models, bars, and where messages go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import PreTrainedTokenizerBase
+
+from rarec.backbone import Backbone, LanguageModel
+from rarec.settings import AlignSettings
+
+
+class Session:
+    """Loaded language models, and how progress is shown.
+
+    Args:
+        progress: Whether bars are shown.
+        say: Function that is given each message about what is done; by default none is shown.
+    """
+
+    def __init__(
+        self, *, progress: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.progress = progress
+        self.say = say or (lambda _: None)
+        self._loaded: dict[LanguageModel, tuple[Backbone, PreTrainedTokenizerBase]] = {}
+
+    def language_model(
+        self, which: LanguageModel, *, is_changed: bool = False
+    ) -> tuple[Backbone, PreTrainedTokenizerBase]:
+        """Return a language model and its tokenizer; it is loaded once.
+
+        Args:
+            which: Name of the language model, and how its weights are held.
+            is_changed: The caller changes the model, so a copy is loaded for it alone.
+        """
+        if is_changed:
+            return which.load()
+        if which not in self._loaded:
+            self._loaded[which] = which.load()
+        return self._loaded[which]
+
+
+def language_model_of(settings: AlignSettings) -> LanguageModel:
+    """Return the language model that settings name.
+
+    Raises:
+        ValueError: If a package is missing that its quantization needs.
+    """
+    return LanguageModel(
+        settings.llm,
+        settings.llm_revision,
+        settings.pooling,
+        settings.quantization,
+        settings.dtype,
+    )

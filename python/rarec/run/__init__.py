@@ -1,0 +1,15 @@
+"""A run: a folder of artifacts, each with a record of what it was made from."""
+
+from rarec.run.folder import RunFolder
+from rarec.run.freshness import fresh_hash, fresh_record, why_not_fresh
+from rarec.run.records import Record, read_record, write_artifact
+
+__all__ = [
+    "Record",
+    "RunFolder",
+    "fresh_hash",
+    "fresh_record",
+    "read_record",
+    "why_not_fresh",
+    "write_artifact",
+]
