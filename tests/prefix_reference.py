@@ -190,7 +190,7 @@ def weighted(states: Tensor) -> Tensor:
 def errors(
     name: str, padding: str, *, packed: bool = True, shared: int = SHARED, own: int = OWN
 ) -> tuple[float, float]:
-    """Return the largest error of the states and of the gradients, relative to the largest value."""
+    """Return the largest errors of states and gradients, relative to the largest value."""
     ids, mask = texts(padding)
     backbone = backbone_of(name)
     if not packed:

@@ -202,5 +202,7 @@ def test_no_source_refers_to_a_document_that_is_not_here() -> None:
         for path in (ROOT / folder).rglob(f"*.{suffix}")
     ]
     assert files
-    found = [str(path.relative_to(ROOT)) for path in files if "DESIGN.md" in path.read_text("utf-8")]
+    found = [
+        str(path.relative_to(ROOT)) for path in files if "DESIGN.md" in path.read_text("utf-8")
+    ]
     assert not found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,20 @@ def examine(name: str) -> dict[str, Any]:
 
 def document(rows: list[dict[str, Any]], refused: dict[str, str]) -> str:
     """Return the document in Markdown."""
+    introduction = (
+        f"`make architectures` wrote this with transformers {transformers.__version__}. The models "
+        "are tiny and random and compute in float64. The reference is the model itself over prefix "
+        "and text: the prefix overwrites the input of each attention "
+        "(`tests/prefix_reference.py`). `error` and `gradient error` are the largest differences, "
+        "relative to the largest value or 1. They cover texts without padding, padded on the right "
+        "and padded on the left; packed texts and others; both parts of the prefix, one part alone "
+        "and no prefix. `bf16` is the relative distance of the states in bfloat16 from those in "
+        "float64. Models with the note `padded` cannot read packed texts."
+    )
     lines = [
         "# Architectures",
         "",
-        f"`make architectures` wrote this with transformers {transformers.__version__}. The models "
-        "are tiny and random and compute in",
-        "float64. The reference is the model itself over prefix and text: the prefix overwrites the "
-        "input of each attention",
-        "(`tests/prefix_reference.py`). `error` and `gradient error` are the largest differences, "
-        "relative to the largest number or 1, over",
-        "texts without padding, padded on the right and padded on the left, packed and not packed, "
-        "with both parts of the prefix, with",
-        "one part alone and with no prefix. `bf16` is the relative distance of the states in bfloat16 "
-        "from those in float64. Models with",
-        "the note `padded` read texts with padding.",
+        textwrap.fill(introduction, width=116),
         "",
         "| model type | exact | error | gradient error | checkpointing | bf16 | notes |",
         "|---|---|---|---|---|---|---|",
