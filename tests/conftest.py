@@ -1,4 +1,4 @@
-"""Fixtures of more than one test file."""
+"""Fixtures that several test files share."""
 
 import os
 from pathlib import Path

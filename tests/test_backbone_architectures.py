@@ -1,6 +1,6 @@
-"""The prefix in every architecture, against the model itself over prefix and text.
+"""The prefix in every architecture, compared with the model itself over prefix and text.
 
-What they are and how the reference works: `tests/architectures.py`.
+`tests/tiny_models.py` lists the architectures; `tests/prefix_reference.py` is the reference.
 """
 
 import re
@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rarec.backbone import Backbone
-from tests import architectures
-from tests.architectures import ARCHITECTURES, EXACT, OUTSIDE, in_float64
+from tests import prefix_reference, tiny_models
+from tests.prefix_reference import EXACT, in_float64
+from tests.tiny_models import ARCHITECTURES, OUTSIDE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_prefix_is_read_before_the_text(name: str, padding: str) -> None:
     with in_float64():
-        error, gradient_error = architectures.errors(name, padding)
+        error, gradient_error = prefix_reference.errors(name, padding)
     assert error <= EXACT
     assert gradient_error <= EXACT
 
@@ -27,15 +28,15 @@ def test_a_prefix_is_read_before_the_text(name: str, padding: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_padded_texts_and_single_parts_too(name: str) -> None:
     with in_float64():
-        assert max(architectures.errors(name, "right", packed=False)) <= EXACT
-        assert max(architectures.errors(name, "none", shared=0)) <= EXACT
-        assert max(architectures.errors(name, "right", own=0)) <= EXACT
+        assert max(prefix_reference.errors(name, "right", packed=False)) <= EXACT
+        assert max(prefix_reference.errors(name, "none", shared=0)) <= EXACT
+        assert max(prefix_reference.errors(name, "right", own=0)) <= EXACT
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if kind.packs])
 def test_packed_texts_have_the_states_of_padded_ones(name: str) -> None:
-    ids, mask = architectures.texts("right")
-    packing, padding = architectures.backbone_of(name), architectures.backbone_of(name)
+    ids, mask = tiny_models.texts("right")
+    packing, padding = tiny_models.backbone_of(name), tiny_models.backbone_of(name)
     assert packing.packing is not None
     padding.packing = None
     with in_float64():
@@ -46,7 +47,7 @@ def test_packed_texts_have_the_states_of_padded_ones(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if not kind.packs])
 def test_models_with_other_positions_are_padded(name: str) -> None:
     # positions that are distances in the row, which a packed row would mix up; or not to be given
-    assert architectures.backbone_of(name).packing is None
+    assert tiny_models.backbone_of(name).packing is None
 
 
 def test_every_transformers_has_most_of_them() -> None:
@@ -57,41 +58,41 @@ def test_every_transformers_has_most_of_them() -> None:
 def test_without_a_prefix_it_is_the_plain_model(name: str) -> None:
     with in_float64():
         for padding in ("none", "right"):
-            assert architectures.plain_error(name, padding) <= EXACT
+            assert prefix_reference.plain_error(name, padding) <= EXACT
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "albert"])
 def test_checkpointing_changes_no_gradient(name: str) -> None:
-    assert architectures.checkpointing_error(name) <= EXACT
+    assert prefix_reference.checkpointing_error(name) <= EXACT
 
 
 def test_layers_that_share_a_module_cannot_be_checkpointed() -> None:
     with pytest.raises(ValueError, match=r"AlbertModel has .*no gradient checkpointing"):
-        architectures.backbone_of("albert").checkpoint_layers()
+        tiny_models.backbone_of("albert").checkpoint_layers()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_half_precision_stays_near(name: str) -> None:
     # random weights of these sizes: what rounding to 8 bits alone does in three layers
-    assert architectures.bfloat16_error(name) < 0.15
+    assert prefix_reference.bfloat16_error(name) < 0.15
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_others_are_refused_with_the_reason(name: str) -> None:
-    reason = architectures.refusal(name)
+    reason = tiny_models.refusal(name)
     if reason is not None:
         assert re.match(r"\w+(Model|Encoder) .*attention|module .* has no attribute", reason)
         return
     # newer versions of transformers move models to the attention interface
     with in_float64():
-        assert max(architectures.errors(name, "right")) <= EXACT
+        assert max(prefix_reference.errors(name, "right")) <= EXACT
 
 
 def test_a_batch_of_one_is_a_row_of_a_batch() -> None:
-    ids, mask = architectures.texts("right")
+    ids, mask = tiny_models.texts("right")
     for name in {"bert", "llama", "t5"} & set(ARCHITECTURES):
-        backbone: Backbone = architectures.backbone_of(name)
-        shared, own = architectures.make_prefixes(len(ids), backbone.n_layers)
+        backbone: Backbone = tiny_models.backbone_of(name)
+        shared, own = tiny_models.make_prefixes(len(ids), backbone.n_layers)
         states = backbone.last_hidden_states(ids, mask, shared=shared, own=own)
         for row in range(len(ids)):
             real = mask[row].bool()
@@ -104,15 +105,15 @@ def test_a_batch_of_one_is_a_row_of_a_batch() -> None:
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_vectors_before_the_text_stand_where_tokens_would(name: str, padding: str) -> None:
-    ids, mask = architectures.texts(padding)
+    ids, mask = tiny_models.texts(padding)
     first = torch.tensor([[5, 6], [7, 8], [9, 10]])
-    backbone = architectures.backbone_of(name)
+    backbone = tiny_models.backbone_of(name)
     with in_float64():
         before = backbone.model.get_input_embeddings()(first)
         states = backbone.last_hidden_states(ids, mask, before=before)
         for row, real in enumerate(mask.bool()):
             whole = torch.cat([first[row], ids[row, real]])[None]
-            expected = architectures.plain(name, whole, torch.ones_like(whole))
+            expected = prefix_reference.plain(name, whole, torch.ones_like(whole))
             torch.testing.assert_close(states[row, real], expected[0, 2:], rtol=EXACT, atol=EXACT)
 
 
@@ -122,7 +123,7 @@ WITHOUT_NORM = {"olmo2": 3, "albert": 1}
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_norm_that_an_attention_reads_is_found(name: str) -> None:
-    backbone = architectures.backbone_of(name)
+    backbone = tiny_models.backbone_of(name)
     prompts = torch.ones(len(backbone.layers), 2, backbone.hidden_size)
     if name in WITHOUT_NORM:
         with pytest.raises(ValueError, match=rf"norm before .*got none for {WITHOUT_NORM[name]} "):

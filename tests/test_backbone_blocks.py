@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rarec.backbone import Backbone
-from tests.architectures import ALL, HIDDEN, LAYERS, backbone_of, make_prefixes, texts, weighted
+from tests.prefix_reference import weighted
+from tests.tiny_models import ALL, HIDDEN, LAYERS, backbone_of, make_prefixes, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = ["bert", "llama", "mistral", "gemma2", "gemma3_text", "gpt2", "modernbert", "bart"]

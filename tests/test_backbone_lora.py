@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rarec.backbone import Backbone, lora
-from tests import architectures
+from tests import tiny_models
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -12,14 +12,14 @@ NAMES = ("bert", "gpt2", "llama", "phi3", "t5")
 
 
 def states(backbone: Backbone) -> torch.Tensor:
-    ids, mask = architectures.texts("right")
-    shared, own = architectures.make_prefixes(len(ids), backbone.n_layers)
+    ids, mask = tiny_models.texts("right")
+    shared, own = tiny_models.make_prefixes(len(ids), backbone.n_layers)
     return backbone.last_hidden_states(ids, mask, shared=shared, own=own)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_at_the_start_the_model_is_what_it_was(name: str) -> None:
-    backbone = architectures.backbone_of(name)
+    backbone = tiny_models.backbone_of(name)
     before = states(backbone)
     weights = backbone.train_weights("lora", rank=2, seed=1)
     torch.testing.assert_close(states(backbone), before, rtol=0, atol=0)
@@ -41,18 +41,18 @@ def test_a_seed_fixes_the_start_and_leaves_the_others_alone() -> None:
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(3)
-        weights = architectures.backbone_of("bert").train_weights("lora", seed=seed)
+        weights = tiny_models.backbone_of("bert").train_weights("lora", seed=seed)
         found.append(torch.cat([weight.flatten() for weight in weights.values()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
-    backbone = architectures.backbone_of("bert")
+    backbone = tiny_models.backbone_of("bert")
     torch.manual_seed(3)
     backbone.train_weights("lora", seed=1)
     assert torch.equal(torch.rand(1), undisturbed)
 
 
 def test_weights_are_trained_once() -> None:
-    backbone = architectures.backbone_of("bert")
+    backbone = tiny_models.backbone_of("bert")
     backbone.train_weights("full")
     assert all(weight.requires_grad for weight in backbone.model.parameters())
     with pytest.raises(ValueError, match="load it again"):
@@ -62,14 +62,14 @@ def test_weights_are_trained_once() -> None:
 def test_without_peft_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'rarec\[lora\]'"):
-        architectures.backbone_of("bert").train_weights("lora")
+        tiny_models.backbone_of("bert").train_weights("lora")
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "albert"])
 def test_state_sizes_are_of_what_each_attention_reads(name: str) -> None:
     # in these the attention reads the states between layers as they are
-    backbone = architectures.backbone_of(name)
-    tokens = torch.linspace(0, architectures.VOCABULARY - 1, 32).long()[None]
+    backbone = tiny_models.backbone_of(name)
+    tokens = torch.linspace(0, tiny_models.VOCABULARY - 1, 32).long()[None]
     states = backbone.model(input_ids=tokens, output_hidden_states=True).hidden_states
     expected = torch.stack([part.square().mean().sqrt() for part in states[:-1]])
     torch.testing.assert_close(backbone.state_sizes, expected.float())
@@ -77,6 +77,6 @@ def test_state_sizes_are_of_what_each_attention_reads(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "t5"])
 def test_state_sizes_are_behind_the_norm_where_there_is_one(name: str) -> None:
-    sizes = architectures.backbone_of(name).state_sizes
-    assert sizes.shape == (architectures.LAYERS,)
+    sizes = tiny_models.backbone_of(name).state_sizes
+    assert sizes.shape == (tiny_models.LAYERS,)
     torch.testing.assert_close(sizes, torch.ones_like(sizes), rtol=0.05, atol=0)

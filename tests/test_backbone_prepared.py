@@ -12,7 +12,8 @@ from rarec.backbone import Backbone
 from rarec.encoding import Entities, encode
 from rarec.model import EntityBatch, ModelConfig, RARec
 from rarec.prompts import Tokens
-from tests.architectures import ALL, HIDDEN, LAYERS, backbone_of, in_float64, texts
+from tests.prefix_reference import in_float64
+from tests.tiny_models import ALL, HIDDEN, LAYERS, backbone_of, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 AFFINE = ["bert", "llama", "mistral", "gpt2", "qwen2", "albert", "t5"]

@@ -53,7 +53,6 @@ def files(tmp_path_factory, planted):
     return folder
 
 
-@pytest.mark.slow
 def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     run = tmp_path / "run"
     code, out, _ = rarec("prepare", files, "-o", run, "--json", tmp_path / "prepare.json")
@@ -187,7 +186,6 @@ def fitted(rarec, files, tmp_path):
     return run
 
 
-@pytest.mark.slow
 def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
     small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--shared-negatives", 9)
     code, _, err = rarec("fit-ids", fitted, *small, "--text", tiny_llm)
@@ -197,7 +195,6 @@ def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
     assert config["ids"]["shared_negatives"] == 9
 
 
-@pytest.mark.slow
 def test_prompts_of_the_user_are_kept_with_the_model(rarec, fitted, chat_llm):
     texts = {
         "user-prompt": "Jemand mochte {titles}. Was kommt als Nächstes?",
@@ -338,7 +335,6 @@ def test_the_doctor_names_kernels_that_are_wrong():
     assert told.endswith("head dimension 64, causal: error nan, prefix key")
 
 
-@pytest.mark.slow
 def test_a_study_of_a_file(rarec, files, tiny_llm, tmp_path):
     file = tmp_path / "small.toml"
     file.write_text(

@@ -37,7 +37,6 @@ def compared(tmp_path_factory, planted, tiny_llm):
     return folder, config, results, said
 
 
-@pytest.mark.slow
 def test_each_rival_has_a_row_of_means_over_seeds(compared):
     folder, _, results, _ = compared
     assert [row["model"] for row in results["rows"]] == [
@@ -67,7 +66,6 @@ def test_each_rival_has_a_row_of_means_over_seeds(compared):
     assert [seeds["ids"] for seeds in results["protocol"]["seeds"]] == [3, 5]
 
 
-@pytest.mark.slow
 def test_it_is_written_as_a_table_and_as_json(compared):
     folder, _, results, _ = compared
     stored = json.loads((folder / "compare" / "results.json").read_text())
@@ -80,7 +78,6 @@ def test_it_is_written_as_a_table_and_as_json(compared):
     assert f"{results['rows'][7]['hr@100']:.3f}" in row
 
 
-@pytest.mark.slow
 def test_what_is_there_is_not_done_again(compared):
     folder, config, results, said = compared
     assert not any("already" in line for line in said)

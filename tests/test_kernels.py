@@ -2,7 +2,7 @@
 
 `TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/test_kernels.py`: the variable must be set before
 triton is imported, and more than one BLAS thread makes the interpreter many times slower. Which
-mistakes these tests find: `python -m tests.kernel_mutants`.
+mistakes these tests find: `python -m benches.tools.kernel_mutants`.
 """
 
 from __future__ import annotations

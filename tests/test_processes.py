@@ -58,7 +58,6 @@ def wait_for(condition) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_what_is_returned_and_raised_comes_back(monkeypatch):
     monkeypatch.delenv("RAREC_NUM_THREADS", raising=False)
     number, process, threads, told = in_process(facts, 3, n_threads=1)
@@ -69,13 +68,11 @@ def test_what_is_returned_and_raised_comes_back(monkeypatch):
         in_process(refuse, "that")
 
 
-@pytest.mark.slow
 def test_a_killed_process_is_an_error():
     with pytest.raises(BrokenProcessPool):
         in_process(die)
 
 
-@pytest.mark.slow
 def test_a_process_ends_with_who_began_it(tmp_path):
     script, noted = tmp_path / "begins.py", tmp_path / "process"
     script.write_text(BEGINS)

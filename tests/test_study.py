@@ -181,7 +181,6 @@ def studied(study, tmp_path_factory):
     return folder, results["planted"], said
 
 
-@pytest.mark.slow
 def test_each_variant_has_a_row_alone_and_fused(studied):
     folder, results, said = studied
     assert [row["model"] for row in results["rows"]] == [
@@ -214,7 +213,6 @@ def test_each_variant_has_a_row_alone_and_fused(studied):
         assert table.count(f"| `{name}` ") == 1
 
 
-@pytest.mark.slow
 def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, monkeypatch):
     made: list[str] = []
     ordinary = LowerStateCache._make
@@ -232,7 +230,6 @@ def test_variants_that_read_the_same_texts_share_lower_states(study, tmp_path, m
     assert not list(tmp_path.rglob("lower-states"))
 
 
-@pytest.mark.slow
 def test_groups_share_the_id_model_of_all_samples(study, tmp_path, monkeypatch):
     fitted: list[str] = []
     ordinary = recommender_module.fit_id_model
@@ -269,7 +266,6 @@ def test_groups_share_the_id_model_of_all_samples(study, tmp_path, monkeypatch):
         assert np.array_equal(load_ids(whole).item_vectors, load_ids(alone).item_vectors)
 
 
-@pytest.mark.slow
 def test_a_folder_of_other_data_is_refused_before_any_work(planted, study, studied, monkeypatch):
     folder, _, _ = studied
     other = replace(planted, titles=[title.upper() for title in planted.titles])
@@ -279,14 +275,12 @@ def test_a_folder_of_other_data_is_refused_before_any_work(planted, study, studi
         run_study(study, folder)
 
 
-@pytest.mark.slow
 def test_nothing_to_report_is_said(study, tmp_path):
     with pytest.raises(ValueError, match="expected results of base, got none"):
         run_study(study, tmp_path, jobs=0)
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.slow
 def test_what_is_there_of_a_stopped_study_is_reported(study, studied, tmp_path):
     folder, _, _ = studied
     shutil.copytree(folder / "planted", tmp_path / "planted")
@@ -310,7 +304,6 @@ def test_what_is_there_of_a_stopped_study_is_reported(study, studied, tmp_path):
     assert not (second / "base" / "result.json").exists()
 
 
-@pytest.mark.slow
 def test_everything_is_set_against_the_reference(studied):
     folder, results, _ = studied
     pairs = {(pair["a"], pair["b"]) for pair in results["paired"]}
@@ -336,7 +329,6 @@ def test_everything_is_set_against_the_reference(studied):
         assert wide_low <= low <= high <= wide_high
 
 
-@pytest.mark.slow
 def test_what_has_a_result_is_not_run_again(study, studied):
     folder, results, said = studied
     assert said[0] == "10 runs, 2 of them to do now"
@@ -357,7 +349,6 @@ def test_what_has_a_result_is_not_run_again(study, studied):
     assert "10 runs, 1 of them to do now" in again
 
 
-@pytest.mark.slow
 def test_results_outlive_settings_that_come_later(study, studied, tmp_path):
     folder, _, _ = studied
     shutil.copytree(folder / "planted", tmp_path / "planted")
@@ -393,7 +384,6 @@ def test_processes_do_it_too(planted, tiny_llm, study, studied, tmp_path):
     assert second["hr@10"] == pytest.approx(first["hr@10"], abs=0.05)
 
 
-@pytest.mark.slow
 def test_a_run_that_fails_does_not_end_the_others(study, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "in_process", at_once)
     bad = Variant("bad", {"align.llm": "./nowhere"})

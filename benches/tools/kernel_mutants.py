@@ -1,8 +1,8 @@
-"""Check the tests of the kernels: make mistakes in the kernels, one at a time, and see them found.
+"""Check that the tests of the kernels notice mistakes in the kernels.
 
-`make test-mutants`, or `python -m tests.kernel_mutants [NAME ...]`. Each mistake is made in a copy
-of the package, on which `tests/test_kernels.py` must fail. A mistake that nobody notices ends the
-run with status 1.
+`make test-mutants`, or `python -m benches.tools.kernel_mutants [NAME ...]`. Each mistake is made in
+a copy of the package, and `tests/test_kernels.py` must fail on that copy. The status is 1 if the
+tests do not notice a mistake.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-ROOT = Path(__file__).parents[1]
-#: Seconds after which a test that a mistake keeps from ending counts as failed.
-PATIENCE = 600
+ROOT = Path(__file__).parents[2]
+#: Seconds after which the tests count as failed: a mistake can keep a kernel from ending.
+TIMEOUT = 600
 
 
 class Mutant(NamedTuple):
-    """A mistake: `old` becomes `new` wherever it stands in a file of `kernels/`."""
+    """A mistake: `new` replaces every `old` in a file of `kernels/`."""
 
     name: str
     file: str
@@ -172,15 +172,15 @@ MUTANTS = (
 
 
 def survives(mutant: Mutant) -> bool:
-    """Return whether the tests pass in spite of a mistake."""
+    """Return whether the tests pass with the mistake."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "rarec"
-        # the kernels are a link: here they become files of the copy
+        # rarec/kernels is a link; the copy holds the files themselves
         shutil.copytree(ROOT / "python" / "rarec", package)
         path = package / "kernels" / mutant.file
         source = path.read_text()
         if mutant.old not in source:
-            raise ValueError(f"{mutant.name}: {mutant.file} has no {mutant.old!r} any more")
+            raise ValueError(f"{mutant.name}: {mutant.file} has no {mutant.old!r}")
         path.write_text(source.replace(mutant.old, mutant.new))
         environment = {
             **os.environ,
@@ -196,7 +196,7 @@ def survives(mutant: Mutant) -> bool:
                 cwd=ROOT,
                 env=environment,
                 capture_output=True,
-                timeout=PATIENCE,
+                timeout=TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -205,14 +205,14 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main() -> int:
-    """Try all mistakes, or those named; return 1 if one is not found."""
+    """Try all mistakes, or the named ones, and return 1 if one is not found."""
     console = Console()
     chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or mutant.name in sys.argv[1:]]
     survivors = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for mutant, lives in zip(chosen, pool.map(survives, chosen), strict=True):
-            survivors += lives
-            console.print(f"{'NOT FOUND' if lives else 'found':10} {mutant.name}")
+        for mutant, survived in zip(chosen, pool.map(survives, chosen), strict=True):
+            survivors += survived
+            console.print(f"{'NOT FOUND' if survived else 'found':10} {mutant.name}")
     console.print(f"{len(chosen) - survivors} of {len(chosen)} mistakes found")
     return 1 if survivors else 0
 
