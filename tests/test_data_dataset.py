@@ -30,8 +30,8 @@ def test_numbers_and_ids_belong_together():
     assert dataset.user_number("u1") == 1
 
 
-def test_an_unknown_id_is_named_with_those_close_to_it():
-    with pytest.raises(ValueError, match=r"known user id, got 'uu1' \(close to it: u1"):
+def test_an_unknown_id_is_named_with_similar_ids():
+    with pytest.raises(ValueError, match=r"known user id, got 'uu1' \(similar ids: u1"):
         small_dataset().user_number("uu1")
     with pytest.raises(ValueError, match=r"expected a known item id, got 'nothing like it'$"):
         small_dataset().item_number("nothing like it")
@@ -47,7 +47,7 @@ def test_report_counts_what_is_there():
     assert "items with the same title as another item: 2" in text
 
 
-def test_report_is_loud_about_missing_titles_and_times():
+def test_report_names_missing_titles_and_times():
     dataset = small_dataset(titles=["", "", ""], histories=Histories.from_lists([[0, 1], [1, 2]]))
     text = "\n".join(dataset.report.lines())
     assert "NO ITEM TEXTS" in text
@@ -76,7 +76,7 @@ def test_dataset_says_what_does_not_fit(changes, message):
         small_dataset(**changes)
 
 
-def test_content_hash_sees_content_and_nothing_else():
+def test_content_hash_depends_on_the_content_only():
     dataset = small_dataset()
     assert small_dataset(description={"format": "other"}).content_hash == dataset.content_hash
     others = [
@@ -140,7 +140,7 @@ def test_k_core_goes_on_until_nothing_changes():
 
 
 def test_k_core_that_leaves_nothing_is_an_error():
-    with pytest.raises(DataError, match="users have 9 and items 1"):
+    with pytest.raises(DataError, match="users have at least 9 and items at least 1 interactions"):
         k_core(small_dataset(), user=9, item=1)
 
 

@@ -33,9 +33,9 @@ def test_take_follows_the_order_asked_for():
 @pytest.mark.parametrize(
     ("offsets", "items", "message"),
     [
-        ([1, 2], [0, 0], "start at 0"),
-        ([0, 2, 1], [0], "never fall"),
-        ([0, 3], [0], "end at 1"),
+        ([1, 2], [0, 0], r"start at 0, got shape \[2\] and the start \[1\]"),
+        ([0, 2, 1], [0], "never decrease, got 2 before 1"),
+        ([0, 3], [0], r"end at 1 \(the number of items\), got the end 3"),
         ([0, 1], [-1], "item numbers >= 0"),
     ],
 )
