@@ -108,7 +108,7 @@ def test_overlaps_say_what_does_not_fit() -> None:
         TitleWords.read(pl.Series([1]))
 
 
-def test_titles_read_once_serve_every_sample() -> None:
+def test_titles_are_read_once_for_several_sets_of_samples() -> None:
     samples = training_samples(HISTORIES)
     words = TitleWords.read(TITLES)
     assert len(words) == 6
@@ -119,7 +119,7 @@ def test_titles_read_once_serve_every_sample() -> None:
     np.testing.assert_array_equal(words.overlaps(samples, max_history=1), [1, 0, 1, 0, 1])
 
 
-def test_titles_come_as_strings_of_any_kind() -> None:
+def test_titles_can_be_of_any_string_type() -> None:
     titles: list[str | None] = [
         *TITLES,
         None,
@@ -251,13 +251,13 @@ def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
     )
 
 
-def test_few_survivors_are_all_taken_and_the_report_says_so() -> None:
+def test_fewer_samples_than_the_budget_are_all_selected_and_the_report_says_so() -> None:
     config = SelectionConfig(fraction=0.8, denoise=True)
     samples, report = select(HISTORIES, TITLES, config)
     assert (report.budget, report.n_denoised, report.n_selected) == (4, 3, 3)
     assert samples.targets.tolist() == [1, 0, 1]
-    assert "fewer survived than the budget allows" in report.summary()
-    assert report.summary().startswith("5 samples; 3 share a word")
+    assert "fewer samples were left than the budget allows" in report.summary()
+    assert report.summary().startswith("5 samples; 3 with a target that shares a word")
 
 
 def test_a_budget_is_a_share_of_all_samples_rounded_down() -> None:

@@ -1,4 +1,4 @@
-"""Negative samples: their distribution, their keys, what they exclude and what they refuse."""
+"""Negative samples: their distribution, their random keys, excluded items and bad arguments."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_a_call_excludes_is_not_drawn_and_counts_in_log_q(alpha: float) -> 
         np.testing.assert_array_equal(np.unique(drawn[row]), left)
         np.testing.assert_array_equal(np.flatnonzero(np.isfinite(exact[row])), left)
     np.testing.assert_allclose(log_q, np.take_along_axis(exact, drawn, 1), rtol=1e-6)
-    # a row of its own, as a table with room for more
+    # the same excluded items as a table with padding
     padded = np.array([[2, -1], [-1, 2], [7, 7]])
     again = sampler.sample(users, 5000, step=0, exclude=[6], exclude_by_row=padded)
     np.testing.assert_array_equal(drawn, again)
@@ -95,7 +95,7 @@ def test_worker_processes_draw_by_step_and_row_and_never_the_same(alpha: float) 
     sampler = NegativeSampler(random_histories(), 40, alpha=alpha, seed=5, threads=1)
     keys = [{"step": step, "first_row": row} for step in range(4) for row in (0, 10, 20)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        # two processes, whose own random states are whatever they are, take the parts in turn
+        # two processes with unknown random states draw the parts in turn
         parts = [pool.apply_async(sampler.sample, (np.arange(10), 3), key) for key in keys]
         apart = [part.get(timeout=60) for part in parts]
     whole = [sampler.sample(np.tile(np.arange(10), 3), 3, step=step) for step in range(4)]
