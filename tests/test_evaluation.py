@@ -74,8 +74,8 @@ def test_rank_values_follow_the_tie_rule() -> None:
         ranks.values("lucky")  # pyright: ignore[reportArgumentType]
 
 
-def test_counts_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not pass the candidates"):
+def test_impossible_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"equal <= candidates, got 5, 5 and 9 in row 0"):
         Ranks(np.array([5]), np.array([5]), np.array([9]))
     with pytest.raises(ValueError, match="got 1, 2 and 1"):
         Ranks(np.array([1]), np.array([1, 1]), np.array([9]))
@@ -101,7 +101,7 @@ def test_rank_targets_is_a_full_sort(n_vectors: int | None) -> None:
         assert ranks.candidates[row] == len(others)
 
 
-def test_a_constant_model_has_the_hits_of_chance() -> None:
+def test_a_model_with_equal_scores_has_its_targets_in_the_middle() -> None:
     ranks = rank_targets(np.zeros((5, 4)), np.ones((101, 4)), np.arange(5), None)
     assert ranks.values().tolist() == [51.0] * 5
     assert summarise(ranks, n_bootstrap=0)["hr@10"] == 0.0
@@ -184,7 +184,7 @@ def test_a_summary_has_means_and_intervals_around_them() -> None:
     assert "hr@3" in summarise(ranks, cutoffs=[3])
 
 
-def test_a_summary_is_the_same_however_the_resamples_are_cut(
+def test_a_summary_does_not_depend_on_the_size_of_the_resample_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ranks = ranks_of(np.arange(1, 50))
@@ -253,7 +253,7 @@ def test_a_protocol_is_plain_and_complete(monkeypatch: pytest.MonkeyPatch) -> No
     assert made["ties"] == "average"
     assert made["model"] == "MiniLM"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["time"])
-    with pytest.raises(ValueError, match=r"own, got \['time'\]"):
+    with pytest.raises(ValueError, match=r"does not have, got \['time'\]"):
         a_protocol(extra={"time": "now"})
     with pytest.raises(ValueError, match="expected ties of"):
         a_protocol(ties="none")
@@ -277,8 +277,8 @@ def test_results_are_written_beside_their_protocol(tmp_path: Path) -> None:
     ("results", "message"),
     [
         ({}, "list of rows"),
-        ({"rows": [{"hr@10": 1.0}]}, "name their model"),
-        ({"rows": [], "protocol": {}}, "without a protocol"),
+        ({"rows": [{"hr@10": 1.0}]}, r"the key 'model' as results\['rows'\], got \[{'hr@10'"),
+        ({"rows": [], "protocol": {}}, "without the key 'protocol'"),
         ({"rows": [], "paired": [{"a": "x"}]}, "expected pairs"),
         ({"rows": [{"model": "x", "hr@10": float("nan")}]}, "JSON compliant"),
         ({"rows": [{"model": "x", "hr@10": np.float32(1)}]}, "values that JSON has"),
@@ -292,11 +292,11 @@ def test_results_of_another_form_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_are_averaged_user_by_user_before_anything_else() -> None:
+def test_runs_are_averaged_for_each_user_first() -> None:
     first, second = ranks_of([1, 20, 3]), ranks_of([20, 20, 4])
     found = summarise([first, second], n_bootstrap=200)
     assert found["hr@10"] == pytest.approx((0.5 + 0 + 1) / 3)
-    # users vary, runs do not: copies of a run change nothing
+    # only users are resampled, so a copy of a run changes nothing
     assert summarise([first, first], n_bootstrap=200) == summarise(first, n_bootstrap=200)
     pair = compare([first, second], ranks_of([20, 20, 20]), "hr@10")
     assert pair["difference"] == pytest.approx(0.5)
@@ -306,7 +306,7 @@ def test_runs_are_averaged_user_by_user_before_anything_else() -> None:
         summarise([])
 
 
-def test_ranks_are_kept(tmp_path: Path) -> None:
+def test_ranks_can_be_written_and_read(tmp_path: Path) -> None:
     ranks = {"a+id": Ranks(np.array([0, 3]), np.array([4, 0]), np.array([9, 9]))}
     write_ranks(tmp_path, ranks, "validation")
     write_ranks(tmp_path, ranks, "validation")
