@@ -57,9 +57,7 @@ class Ranks:
             )
         above = self.greater.astype(np.int64) + self.equal
         if np.any(self.greater < 0) or np.any(self.equal < 0) or np.any(above > self.candidates):
-            row = int(
-                np.argmax((self.greater < 0) | (self.equal < 0) | (above > self.candidates))
-            )
+            row = int(np.argmax((self.greater < 0) | (self.equal < 0) | (above > self.candidates)))
             raise ValueError(
                 f"expected greater >= 0, equal >= 0 and greater + equal <= candidates, got "
                 f"{self.greater[row]}, {self.equal[row]} and {self.candidates[row]} in row {row}"
