@@ -64,8 +64,8 @@ def leave_one_out(dataset: Dataset, *, min_history: int = 1) -> Split:
     test = _cases(histories, users, ends[users] - 1)
     description = {
         "split": "leave_one_out",
-        "rule": "the last event of a user is for test, the one before is for validation, the rest "
-        f"is for training; users with fewer than {min_history + 2} events are for training only",
+        "rule": "last event of a user: test; the event before: validation; earlier events: train; "
+        f"users with fewer than {min_history + 2} events: all events in train",
         "min_history": min_history,
         "users_without_case": int(np.sum(~enough)),
         **_counts(train, validation, test, dataset.n_items),
