@@ -195,7 +195,7 @@ def no_host(*arguments, **options):
     raise urllib.error.URLError("Name or service not known")
 
 
-def test_without_any_network_the_message_says_why(tmp_path, monkeypatch):
+def test_without_a_network_the_message_has_the_causes(tmp_path, monkeypatch):
     def pip(command, **options):
         assert command[-1] == "recbole==1.2.1"
         assert "--no-deps" in command
@@ -263,7 +263,7 @@ def test_a_wheel_without_the_file_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_ml_100k_comes_from_where_it_can_be_reached(tmp_path):
+def test_ml_100k_is_fetched_from_a_source_that_can_be_reached(tmp_path):
     try:
         folder = fetch("ml-100k", cache=tmp_path)
     except AssetError as error:

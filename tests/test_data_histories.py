@@ -25,7 +25,7 @@ def test_last_and_padded_keep_the_newest(rows, length):
     assert histories.padded(length, -1).tolist() == padded
 
 
-def test_take_follows_the_order_asked_for():
+def test_take_returns_rows_in_the_given_order():
     histories = Histories.from_lists([[1], [2, 3], []])
     assert [row.tolist() for row in histories.take([1, 1, 2])] == [[2, 3], [2, 3], []]
 
@@ -39,7 +39,7 @@ def test_take_follows_the_order_asked_for():
         ([0, 1], [-1], "item numbers >= 0"),
     ],
 )
-def test_histories_say_what_is_wrong(offsets, items, message):
+def test_malformed_histories_are_refused(offsets, items, message):
     with pytest.raises(ValueError, match=message):
         Histories(np.array(offsets), np.array(items))
 

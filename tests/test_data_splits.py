@@ -94,7 +94,7 @@ def test_split_by_time_leaks_nothing(seed):
         assert len(np.unique(cases.users)) == len(cases)
 
 
-def test_split_by_time_says_what_is_wrong():
+def test_split_by_time_refuses_bad_arguments():
     dataset = dataset_of([[0, 1, 2]], [[1, 1, 1]])
     with pytest.raises(ValueError, match="shares above 0"):
         split_by_time(dataset, validation=0.5, test=0.5)

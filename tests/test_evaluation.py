@@ -129,7 +129,7 @@ def test_many_queries_are_counted_as_one_by_one() -> None:
         np.testing.assert_array_equal(part.greater, whole.greater[rows])
 
 
-def test_rank_targets_says_what_does_not_fit() -> None:
+def test_rank_targets_refuses_bad_arguments() -> None:
     queries, items = np.ones((2, 4)), np.ones((5, 4))
     with pytest.raises(ValueError, match=r"got \[2, 4\] and \[5, 3\]"):
         rank_targets(queries, items[:, :3], [0, 1], None)
@@ -147,7 +147,7 @@ def test_rank_targets_says_what_does_not_fit() -> None:
         rank_targets(queries, items, [0, 1], Histories.from_lists([[1], [5]]))
 
 
-def test_no_query_is_no_rank() -> None:
+def test_no_queries_give_no_ranks() -> None:
     assert len(rank_targets(np.ones((0, 4)), np.ones((5, 4)), np.empty(0, int), None)) == 0
 
 
@@ -172,7 +172,7 @@ def test_a_summary_has_means_and_intervals_around_them() -> None:
     low, high = summary["hr@10_ci"]  # pyright: ignore[reportGeneralTypeIssues]
     mean = summary["hr@10"]
     assert isinstance(mean, float)
-    # the normal approximation of a share of hits
+    # the interval of the normal approximation for a proportion
     width = 1.96 * np.sqrt(mean * (1 - mean) / 2000)
     assert low == pytest.approx(mean - width, abs=0.15 * width)
     assert high == pytest.approx(mean + width, abs=0.15 * width)
@@ -210,7 +210,7 @@ def test_a_comparison_is_paired() -> None:
     assert compare(a, better, "hr@10", seed=1)["difference"] == pytest.approx(-difference)
 
 
-def test_a_comparison_says_what_does_not_fit() -> None:
+def test_a_comparison_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="same queries, got 2 and 1"):
         compare(ranks_of([1, 2]), ranks_of([1]), "mrr")
     for name in ("hr", "hr@0", "hr@x", "auc@10", ""):
@@ -232,7 +232,7 @@ def test_slices_summarise_each_group() -> None:
         slices(ranks_of([1, 2, 3, 4, 5]), ["a"])
 
 
-def test_a_summary_says_what_is_wrong() -> None:
+def test_a_summary_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="at least one rank"):
         summarise(ranks_of([]))
     with pytest.raises(ValueError, match="confidence between 0 and 1"):

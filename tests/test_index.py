@@ -123,14 +123,14 @@ def test_folders_without_a_complete_index_are_refused(tmp_path: Path) -> None:
         ItemIndex.load(tmp_path / "size")
 
 
-def test_a_folder_of_someone_else_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="other content"):
         an_index().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "x"
 
 
-def test_an_index_says_what_does_not_fit() -> None:
+def test_an_index_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="got 1, 2 and 1"):
         ItemIndex([[1.0]], ["a", "b"], ["a"])
     with pytest.raises(ValueError, match="each item id once, got 'a' twice"):

@@ -180,7 +180,7 @@ def test_a_text_that_is_cut_keeps_its_closing_token(tiny_llm):
     assert text(prompts, prompts.items([0]), 0) == "[CLS] red red red red red red [SEP]"
 
 
-def test_a_long_title_is_cut_not_lost_to_an_untitled_one(tokenizer):
+def test_a_long_title_is_cut_even_after_an_empty_title(tokenizer):
     prompts = Prompts(tokenizer, ["red " * 20, ""], PromptConfig(max_tokens=8))
     tokens = prompts.users(Histories.from_lists([[0, 1], [0]]))
     assert text(prompts, tokens, 0) == text(prompts, tokens, 1)
@@ -238,14 +238,14 @@ def test_many_texts_are_the_same_as_one_by_one(kinds):
             assert tokens[number] == encoded(prompts, titles[number])
 
 
-def test_a_chat_has_its_system_message_and_one_beginning(kinds):
+def test_a_chat_has_its_system_message_and_one_start_token(kinds):
     tokenizer = kinds["prefix space"]
     prompts = Prompts(tokenizer, ["Boot"], PromptConfig(chat=True, system="Ein Katalog"))
     (row,) = rows(prompts.items([0]))
     assert row == encoded(prompts, "Boot")
     shown = prompts.tokenizer.decode(row)
     assert shown.index("Ein Katalog") < shown.index("Boot") < shown.index("assistant")
-    # the tokenizer would put another one before it
+    # the tokenizer must not add a second start token to that of the chat template
     assert row.count(tokenizer.bos_token_id) == 1
     assert tokenizer("Boot")["input_ids"][0] == tokenizer.bos_token_id
 
@@ -288,7 +288,7 @@ def test_a_plain_text_that_is_cut_keeps_the_end_of_its_template(kinds):
             assert (row[-1] == tokenizer.eos_token_id) == (kind in ("prefix space", "pieces"))
 
 
-def test_nothing_of_a_title_stands_before_the_end_of_a_template(kinds):
+def test_a_cut_title_leaves_no_broken_character_before_the_template_end(kinds):
     # a separate full stop is encoded with a space, which would replace a part of a character
     for kind in ("bytes", "prefix space"):
         prompts = Prompts(kinds[kind], [], PromptConfig(user="Gern {titles}.", max_tokens=16))
@@ -322,7 +322,7 @@ def test_unsuitable_chat_templates_are_refused(kinds):
             Prompts(tokenizer, [], config)
 
 
-def test_templates_that_leave_no_room_are_refused(kinds):
+def test_templates_that_fill_max_tokens_are_refused(kinds):
     long = "Ein sehr langer Text ohne Platz"
     cases: list[tuple[dict[str, Any], str]] = [
         ({"user": long + "{titles}"}, "user"),

@@ -43,7 +43,7 @@ def test_log_probability_is_that_of_counts_to_the_power() -> None:
     q = sampler.log_probability([2, 1, 0])
     assert q.dtype == np.float64
     np.testing.assert_allclose(np.exp(q), (weights / weights.sum())[::-1])
-    # without a user it differs from the exact one by a constant of the user
+    # without a user, the value differs from the exact one by a constant of the user
     exact = sampler.log_probability([[0, 2]], users=[1])
     assert np.ptp(exact - sampler.log_probability([[0, 2]])) < 1e-12
     assert sampler.log_probability([1], users=[1]).tolist() == [-np.inf]
@@ -56,7 +56,7 @@ def test_a_large_power_of_large_counts_stays_finite() -> None:
     assert np.isfinite(sampler.log_probability([0, 1, 2])).all()
 
 
-def test_draws_depend_on_step_and_row_and_nothing_else() -> None:
+def test_draws_depend_only_on_step_and_row() -> None:
     histories = random_histories()
     users = np.arange(50)
     first = NegativeSampler(histories, 40, alpha=0.75, threads=1).sample(users, 4, step=7)
@@ -91,7 +91,7 @@ def test_what_a_call_excludes_is_not_drawn_and_counts_in_log_q(alpha: float) -> 
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.75])
-def test_worker_processes_draw_by_step_and_row_and_never_the_same(alpha: float) -> None:
+def test_worker_processes_draw_different_items_by_step_and_row(alpha: float) -> None:
     sampler = NegativeSampler(random_histories(), 40, alpha=alpha, seed=5, threads=1)
     keys = [{"step": step, "first_row": row} for step in range(4) for row in (0, 10, 20)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -135,7 +135,7 @@ def test_negatives_of_real_histories_are_unseen(shared_data: Path, alpha: float)
     np.testing.assert_array_equal(pairs, np.argwhere(mask))
 
 
-def test_a_sampler_says_what_does_not_fit() -> None:
+def test_a_sampler_refuses_bad_arguments() -> None:
     histories = Histories.from_lists([[0, 1], [2]])
     for arguments, message in [
         ({"n_items": 2}, "items below 2, got 2"),

@@ -1,4 +1,4 @@
-"""Hard prompts: texts of users and items as batches of tokens (see docs/method.md).
+"""Hard prompts: texts of users and items as batches of tokens (docs/method.md, "Hard prompt").
 
 Axes: R rows (texts), B batch, T tokens.
 """
@@ -62,7 +62,7 @@ class PromptConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            # not isinstance: True is an int
+            # not isinstance, because True is also an int
             if type(value) is not type(field.default):
                 raise ValueError(
                     f"expected {field.name} to be of type {field.type}, "
@@ -291,7 +291,7 @@ class Prompts:
         texts = (rendered, before + _CONTENT, after)
         whole, prefix, suffix = self._ids(texts, special=False)
         if np.array_equal(whole[: len(prefix)], prefix):
-            # taken from the whole text, because a tokenizer can put a space before a separate one
+            # from the whole text, because some tokenizers put a space before a separate text
             suffix = whole[len(prefix) :]
         return [*suffix.tolist(), *(self._special_suffix() if plain else ())]
 
@@ -314,7 +314,7 @@ class Prompts:
         return Tokens(offsets, ids, padding or 0, n_cut)
 
     def _cut(self, row: NDArray[np.int32], suffix: list[int]) -> NDArray[np.int32]:
-        """Return a text of 1 to `max_tokens` tokens; whole characters before the suffix are cut."""
+        """Return a text of 1 to `max_tokens` tokens; a long content is cut between characters."""
         if len(row) == 0:
             return np.array([self._placeholder()], dtype=np.int32)
         limit = self.config.max_tokens
@@ -333,7 +333,7 @@ class Prompts:
 
     def _whole_characters(self, row: NDArray[np.int32], end: int) -> int:
         """Return the last position up to `end` that does not split a character into its bytes."""
-        # a character has at most four bytes, so at most three tokens belong to a part of one
+        # a character has at most four bytes, so an incomplete one has at most three tokens
         for shorter in range(4):
             before = row[max(0, end - shorter - 8) : end - shorter].tolist()
             if not str(self.tokenizer.decode(before)).endswith("\N{REPLACEMENT CHARACTER}"):

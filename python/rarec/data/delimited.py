@@ -1,8 +1,8 @@
 """Text files with one record per line, and errors that name the line.
 
 polars reads a file fast, but its errors do not always name the line. So polars reads each file
-once, with every column as text. Python reads the file a second time only if a value in it is wrong
-or missing.
+once, with every column as text. Python reads the file a second time only to find blank lines or
+the line of an error.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _lines(data: bytes, encoding: str) -> Iterator[str]:
 
 
 def _header(path: Path, data: bytes, layout: Layout, encoding: str) -> tuple[str, ...]:
-    # polars skips blank lines above the header
+    # the first record with fields, because polars skips blank lines above the header
     records = _records(path, data, layout, encoding)
     line, fields = next(record for record in records if record[1])
     names = tuple(name.strip() for name in fields)

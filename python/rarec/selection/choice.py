@@ -202,7 +202,10 @@ def select(
 def _choose(
     samples: Samples, n_items: int, budget: int, config: SelectionConfig
 ) -> tuple[Samples, int | None]:
-    """Return `budget` of the samples, and the number of buckets that hold a sample or None."""
+    """Return `budget` samples and the number of buckets that hold a sample.
+
+    The number is None if the samples are not spread over buckets.
+    """
     if config.diversify:
         numbers, n_buckets = buckets(
             samples, n_items, n_length=config.n_length, n_popularity=config.n_popularity
