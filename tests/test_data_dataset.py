@@ -22,7 +22,7 @@ def small_dataset(**changes):
     return Dataset(**(values | changes))
 
 
-def test_numbers_and_ids_belong_together():
+def test_ids_are_mapped_to_numbers():
     dataset = small_dataset()
     assert (dataset.n_users, dataset.n_items) == (2, 3)
     assert dataset.item_number("01") == 0
@@ -30,8 +30,8 @@ def test_numbers_and_ids_belong_together():
     assert dataset.user_number("u1") == 1
 
 
-def test_an_unknown_id_is_named_with_those_close_to_it():
-    with pytest.raises(ValueError, match=r"known user id, got 'uu1' \(close to it: u1"):
+def test_an_unknown_id_is_named_with_similar_ids():
+    with pytest.raises(ValueError, match=r"known user id, got 'uu1' \(similar ids: u1"):
         small_dataset().user_number("uu1")
     with pytest.raises(ValueError, match=r"expected a known item id, got 'nothing like it'$"):
         small_dataset().item_number("nothing like it")
@@ -47,7 +47,7 @@ def test_report_counts_what_is_there():
     assert "items with the same title as another item: 2" in text
 
 
-def test_report_is_loud_about_missing_titles_and_times():
+def test_report_names_missing_titles_and_times():
     dataset = small_dataset(titles=["", "", ""], histories=Histories.from_lists([[0, 1], [1, 2]]))
     text = "\n".join(dataset.report.lines())
     assert "NO ITEM TEXTS" in text
@@ -71,12 +71,12 @@ def test_report_survives_json():
         ({"user_ids": ["a", "a"]}, "each user id once, got 'a' again"),
     ],
 )
-def test_dataset_says_what_does_not_fit(changes, message):
+def test_a_malformed_dataset_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         small_dataset(**changes)
 
 
-def test_content_hash_sees_content_and_nothing_else():
+def test_content_hash_depends_on_the_content_only():
     dataset = small_dataset()
     assert small_dataset(description={"format": "other"}).content_hash == dataset.content_hash
     others = [
@@ -121,7 +121,7 @@ def test_load_refuses_what_was_changed_or_is_missing(tmp_path):
 
 
 def test_k_core_goes_on_until_nothing_changes():
-    # item 2 falls first, then user 1, then item 1: what is left is a block
+    # item 2 is removed first, then user 1, then item 1; users 0 and 2 with items 0 and 3 are left
     dataset = Dataset(
         ["a", "b", "c"],
         ["w", "x", "y", "z"],
@@ -140,11 +140,11 @@ def test_k_core_goes_on_until_nothing_changes():
 
 
 def test_k_core_that_leaves_nothing_is_an_error():
-    with pytest.raises(DataError, match="users have 9 and items 1"):
+    with pytest.raises(DataError, match="users have at least 9 and items at least 1 interactions"):
         k_core(small_dataset(), user=9, item=1)
 
 
-def test_k_core_keeps_idle_items_when_asked():
+def test_k_core_with_item_0_keeps_items_without_interactions():
     dataset = small_dataset(histories=Histories.from_lists([[0, 1], [1]]))
     assert k_core(dataset, user=1, item=0).n_items == 3
     assert k_core(dataset, user=1, item=1).item_ids == ["01", "1"]

@@ -25,7 +25,7 @@ def test_last_and_padded_keep_the_newest(rows, length):
     assert histories.padded(length, -1).tolist() == padded
 
 
-def test_take_follows_the_order_asked_for():
+def test_take_returns_rows_in_the_given_order():
     histories = Histories.from_lists([[1], [2, 3], []])
     assert [row.tolist() for row in histories.take([1, 1, 2])] == [[2, 3], [2, 3], []]
 
@@ -33,13 +33,13 @@ def test_take_follows_the_order_asked_for():
 @pytest.mark.parametrize(
     ("offsets", "items", "message"),
     [
-        ([1, 2], [0, 0], "start at 0"),
-        ([0, 2, 1], [0], "never fall"),
-        ([0, 3], [0], "end at 1"),
+        ([1, 2], [0, 0], r"start at 0, got shape \[2\] and the start \[1\]"),
+        ([0, 2, 1], [0], "never decrease, got 2 before 1"),
+        ([0, 3], [0], r"end at 1 \(the number of items\), got the end 3"),
         ([0, 1], [-1], "item numbers >= 0"),
     ],
 )
-def test_histories_say_what_is_wrong(offsets, items, message):
+def test_malformed_histories_are_refused(offsets, items, message):
     with pytest.raises(ValueError, match=message):
         Histories(np.array(offsets), np.array(items))
 

@@ -93,7 +93,7 @@ def test_every_format_gives_the_same_content(tmp_path):
         )
     )
     assert {dataset.content_hash for dataset in datasets} == {datasets[0].content_hash}
-    assert "movies.dat is not UTF-8: read as Latin-1" in datasets[3].report.notes
+    assert "movies.dat is not UTF-8; it was read as Latin-1" in datasets[3].report.notes
 
 
 def test_pandas_types_become_text_and_seconds():
@@ -134,13 +134,13 @@ def test_columns_can_be_renamed_and_texts_joined(tmp_path):
     assert dataset.titles == ["Lamp. Lux"]
 
 
-def test_without_times_the_order_of_the_file_counts():
+def test_without_times_a_history_is_in_the_order_of_the_file():
     frame = pl.DataFrame({"user_id": ["u", "v", "u"], "item_id": ["b", "b", "a"]})
     dataset = read_dataset(frame)
     assert rows(dataset) == [["b", "a"], ["b"]]
     assert dataset.histories.times is None
     text = "\n".join(dataset.report.lines())
-    assert "no times: a history is in the order of the file" in text
+    assert "the source has no times, so each history is in the order of the file" in text
     assert "NO ITEM TEXTS" in text
 
 
@@ -169,7 +169,7 @@ def test_ties_keep_the_order_of_the_file_or_a_seeded_one():
     assert sorted(shuffled[0]) == sorted(items)
 
 
-def test_catalogue_keeps_or_drops_idle_items(tmp_path):
+def test_catalogue_keeps_or_drops_items_without_interactions(tmp_path):
     write(tmp_path, interactions__csv=EVENTS + "7,zz,9\n", items__csv=ITEMS + "a,Again\n")
     dataset = read_dataset(tmp_path)
     assert dataset.item_ids == ["a", "b", "zz"]
@@ -243,7 +243,7 @@ def test_a_bad_csv_is_refused_with_its_place(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_blank_lines_and_byte_order_marks_do_no_harm(tmp_path):
+def test_blank_lines_and_byte_order_marks_are_skipped(tmp_path):
     content = (
         b"\xef\xbb\xbf\r\n" + HEAD.replace("\n", "\r\n").encode() + b"u,a,1\r\n\r\nu,b,2\r\n\r\n"
     )
@@ -261,7 +261,7 @@ def test_blank_lines_and_byte_order_marks_do_no_harm(tmp_path):
             r"e\.csv\.gz: expected a gzip file",
         ),
         ("e.parquet", b"nonsense", r"e\.parquet: expected a parquet file"),
-        ("e.xyz", b"u,a,1\n", r"expected a file \.inter"),
+        ("e.xyz", b"u,a,1\n", r"expected a file \.inter, .* got .*e\.xyz"),
         ("e.inter", b"user_id\titem_id\nu\ta\n", r"e\.inter:1: expected headers name:type"),
         ("ratings.dat", b"1::2::3::4\n1::2::3\n", r"ratings\.dat:2: expected 4 fields .*, got 3"),
         (
@@ -270,7 +270,7 @@ def test_blank_lines_and_byte_order_marks_do_no_harm(tmp_path):
             r"ratings\.dat:2: expected 4 fields .*, got 5",
         ),
         ("ratings.dat", b"1::2::3::4\n1::2::3::x\n", r"ratings\.dat:2: column 'timestamp'"),
-        ("ratings.dat", b"1,2,3,4\n", r"ratings\.dat:1: expected fields cut by '::' or"),
+        ("ratings.dat", b"1,2,3,4\n", r"ratings\.dat:1: expected fields separated by '::' or"),
         ("u.data", b"1\t2\t3\n1\t2\t3\t4\n", r"u\.data:1: expected 4 fields .*, got 3"),
     ],
 )

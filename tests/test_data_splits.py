@@ -31,7 +31,7 @@ def test_leave_one_out_takes_the_last_two():
     assert split.description["test_targets_not_in_train"] == 2
 
 
-def test_leave_one_out_minds_the_shortest_history():
+def test_leave_one_out_keeps_min_history_events_before_a_target():
     split = leave_one_out(dataset_of([[1, 2, 3, 4], [7, 8, 9]]), min_history=2)
     assert split.test.users.tolist() == [0]
     assert lists(split.train) == [[1, 2], [7, 8, 9]]
@@ -56,7 +56,7 @@ def test_leave_one_out_loses_no_event(rows):
     assert len(split.train.items) + n_cases == len(dataset.histories.items)
 
 
-def test_split_by_time_cuts_all_users_at_the_same_moments():
+def test_split_by_time_has_the_same_moments_for_all_users():
     dataset = dataset_of([[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]], [[0, 1, 6, 8], [2, 7, 9], [3, 4, 5]])
     split = split_by_time(dataset, validation=0.2, test=0.2)
     assert split.description["moments"] == [6.0, 8.0]
@@ -67,7 +67,7 @@ def test_split_by_time_cuts_all_users_at_the_same_moments():
     assert lists(split.test.histories) == [[0, 1, 2], [4, 5]]
 
 
-def test_split_by_time_counts_users_who_are_too_new():
+def test_split_by_time_counts_users_without_history():
     dataset = dataset_of([[0, 1, 2, 3, 4, 5], [6], [7, 8]], [[0, 1, 2, 3, 6, 8], [7], [9, 9]])
     split = split_by_time(dataset, validation=0.2, test=0.3)
     assert split.description["users_without_history"] == {"validation": 1, "test": 1}
@@ -94,14 +94,14 @@ def test_split_by_time_leaks_nothing(seed):
         assert len(np.unique(cases.users)) == len(cases)
 
 
-def test_split_by_time_says_what_is_wrong():
+def test_split_by_time_refuses_bad_arguments():
     dataset = dataset_of([[0, 1, 2]], [[1, 1, 1]])
     with pytest.raises(ValueError, match="shares above 0"):
         split_by_time(dataset, validation=0.5, test=0.5)
-    with pytest.raises(DataError, match="cut into three parts"):
+    with pytest.raises(DataError, match="split into three parts"):
         split_by_time(dataset)
     with pytest.raises(DataError, match="expected times"):
         split_by_time(dataset_of([[0, 1, 2]]))
     apart = dataset_of([[0], [1], [2], [3]], [[1], [2], [3], [4]])
-    with pytest.raises(DataError, match="before the validation window, got none"):
+    with pytest.raises(DataError, match="in the validation window and at least 1 events before"):
         split_by_time(apart, validation=0.25, test=0.25)

@@ -33,13 +33,13 @@ def write(folder, **files):
         ("{a} ({b}, {c})", "x||", "x"),
         ("{a} [{b}/{c}].", "x||", "x."),
         ("{a} {a} ({b})", "x|<b>y</b> &amp; z", "x x (y & z)"),
-        # what belongs to a value stays, and braces in it are no column
+        # punctuation inside a value stays, and braces in a value do not name a column
         ("{a} {b}", "What?...|", "What?..."),
         ("{a}, {b} ()", "Mr.|", "Mr. ()"),
         ("{a} ({b})", "{b} ()|y", "{b} () (y)"),
     ],
 )
-def test_templates_leave_out_what_belongs_to_empty_values(template, values, expected):
+def test_templates_leave_out_brackets_and_punctuation_of_empty_values(template, values, expected):
     columns = {name: [value] for name, value in zip("abc", values.split("|"), strict=False)}
     assert fill_template(template, columns) == [expected]
 

@@ -74,8 +74,8 @@ def test_rank_values_follow_the_tie_rule() -> None:
         ranks.values("lucky")  # pyright: ignore[reportArgumentType]
 
 
-def test_counts_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not pass the candidates"):
+def test_impossible_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"equal <= candidates, got 5, 5 and 9 in row 0"):
         Ranks(np.array([5]), np.array([5]), np.array([9]))
     with pytest.raises(ValueError, match="got 1, 2 and 1"):
         Ranks(np.array([1]), np.array([1, 1]), np.array([9]))
@@ -101,7 +101,7 @@ def test_rank_targets_is_a_full_sort(n_vectors: int | None) -> None:
         assert ranks.candidates[row] == len(others)
 
 
-def test_a_constant_model_has_the_hits_of_chance() -> None:
+def test_a_model_with_equal_scores_has_its_targets_in_the_middle() -> None:
     ranks = rank_targets(np.zeros((5, 4)), np.ones((101, 4)), np.arange(5), None)
     assert ranks.values().tolist() == [51.0] * 5
     assert summarise(ranks, n_bootstrap=0)["hr@10"] == 0.0
@@ -129,7 +129,7 @@ def test_many_queries_are_counted_as_one_by_one() -> None:
         np.testing.assert_array_equal(part.greater, whole.greater[rows])
 
 
-def test_rank_targets_says_what_does_not_fit() -> None:
+def test_rank_targets_refuses_bad_arguments() -> None:
     queries, items = np.ones((2, 4)), np.ones((5, 4))
     with pytest.raises(ValueError, match=r"got \[2, 4\] and \[5, 3\]"):
         rank_targets(queries, items[:, :3], [0, 1], None)
@@ -147,7 +147,7 @@ def test_rank_targets_says_what_does_not_fit() -> None:
         rank_targets(queries, items, [0, 1], Histories.from_lists([[1], [5]]))
 
 
-def test_no_query_is_no_rank() -> None:
+def test_no_queries_give_no_ranks() -> None:
     assert len(rank_targets(np.ones((0, 4)), np.ones((5, 4)), np.empty(0, int), None)) == 0
 
 
@@ -172,7 +172,7 @@ def test_a_summary_has_means_and_intervals_around_them() -> None:
     low, high = summary["hr@10_ci"]  # pyright: ignore[reportGeneralTypeIssues]
     mean = summary["hr@10"]
     assert isinstance(mean, float)
-    # the normal approximation of a share of hits
+    # the interval of the normal approximation for a proportion
     width = 1.96 * np.sqrt(mean * (1 - mean) / 2000)
     assert low == pytest.approx(mean - width, abs=0.15 * width)
     assert high == pytest.approx(mean + width, abs=0.15 * width)
@@ -184,7 +184,7 @@ def test_a_summary_has_means_and_intervals_around_them() -> None:
     assert "hr@3" in summarise(ranks, cutoffs=[3])
 
 
-def test_a_summary_is_the_same_however_the_resamples_are_cut(
+def test_a_summary_does_not_depend_on_the_size_of_the_resample_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ranks = ranks_of(np.arange(1, 50))
@@ -210,7 +210,7 @@ def test_a_comparison_is_paired() -> None:
     assert compare(a, better, "hr@10", seed=1)["difference"] == pytest.approx(-difference)
 
 
-def test_a_comparison_says_what_does_not_fit() -> None:
+def test_a_comparison_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="same queries, got 2 and 1"):
         compare(ranks_of([1, 2]), ranks_of([1]), "mrr")
     for name in ("hr", "hr@0", "hr@x", "auc@10", ""):
@@ -232,7 +232,7 @@ def test_slices_summarise_each_group() -> None:
         slices(ranks_of([1, 2, 3, 4, 5]), ["a"])
 
 
-def test_a_summary_says_what_is_wrong() -> None:
+def test_a_summary_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="at least one rank"):
         summarise(ranks_of([]))
     with pytest.raises(ValueError, match="confidence between 0 and 1"):
@@ -253,7 +253,7 @@ def test_a_protocol_is_plain_and_complete(monkeypatch: pytest.MonkeyPatch) -> No
     assert made["ties"] == "average"
     assert made["model"] == "MiniLM"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["time"])
-    with pytest.raises(ValueError, match=r"own, got \['time'\]"):
+    with pytest.raises(ValueError, match=r"does not have, got \['time'\]"):
         a_protocol(extra={"time": "now"})
     with pytest.raises(ValueError, match="expected ties of"):
         a_protocol(ties="none")
@@ -277,8 +277,8 @@ def test_results_are_written_beside_their_protocol(tmp_path: Path) -> None:
     ("results", "message"),
     [
         ({}, "list of rows"),
-        ({"rows": [{"hr@10": 1.0}]}, "name their model"),
-        ({"rows": [], "protocol": {}}, "without a protocol"),
+        ({"rows": [{"hr@10": 1.0}]}, r"the key 'model' as results\['rows'\], got \[{'hr@10'"),
+        ({"rows": [], "protocol": {}}, "without the key 'protocol'"),
         ({"rows": [], "paired": [{"a": "x"}]}, "expected pairs"),
         ({"rows": [{"model": "x", "hr@10": float("nan")}]}, "JSON compliant"),
         ({"rows": [{"model": "x", "hr@10": np.float32(1)}]}, "values that JSON has"),
@@ -292,11 +292,11 @@ def test_results_of_another_form_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_are_averaged_user_by_user_before_anything_else() -> None:
+def test_runs_are_averaged_for_each_user_first() -> None:
     first, second = ranks_of([1, 20, 3]), ranks_of([20, 20, 4])
     found = summarise([first, second], n_bootstrap=200)
     assert found["hr@10"] == pytest.approx((0.5 + 0 + 1) / 3)
-    # users vary, runs do not: copies of a run change nothing
+    # only users are resampled, so a copy of a run changes nothing
     assert summarise([first, first], n_bootstrap=200) == summarise(first, n_bootstrap=200)
     pair = compare([first, second], ranks_of([20, 20, 20]), "hr@10")
     assert pair["difference"] == pytest.approx(0.5)
@@ -306,7 +306,7 @@ def test_runs_are_averaged_user_by_user_before_anything_else() -> None:
         summarise([])
 
 
-def test_ranks_are_kept(tmp_path: Path) -> None:
+def test_ranks_can_be_written_and_read(tmp_path: Path) -> None:
     ranks = {"a+id": Ranks(np.array([0, 3]), np.array([4, 0]), np.array([9, 9]))}
     write_ranks(tmp_path, ranks, "validation")
     write_ranks(tmp_path, ranks, "validation")

@@ -67,11 +67,11 @@ def test_vectors_of_an_index_cannot_be_written_to() -> None:
     index = ItemIndex(vectors, ["a", "b"], ["", ""])
     with pytest.raises(ValueError, match="read-only"):
         index.vectors[0, 0] = 2
-    # the caller's array is the caller's
+    # the array of the caller stays writable
     vectors[0, 0] = 2
 
 
-def test_no_query_and_no_item_are_no_result() -> None:
+def test_no_query_or_no_item_gives_no_result() -> None:
     assert an_index().top_k(np.empty((0, 2)), 3)[0].shape == (0, 3)
     assert an_index().search(np.empty((0, 2)), 3) == []
     empty = ItemIndex(np.empty((0, 2)), [], [])
@@ -86,7 +86,7 @@ def test_search_gives_ids_and_titles() -> None:
     ]
 
 
-def test_an_index_survives_its_folder(tmp_path: Path) -> None:
+def test_an_index_can_be_saved_and_loaded(tmp_path: Path) -> None:
     for _ in range(2):
         an_index().save(tmp_path / "index")
     assert sorted(file.name for file in (tmp_path / "index").iterdir()) == [
@@ -101,7 +101,7 @@ def test_an_index_survives_its_folder(tmp_path: Path) -> None:
     assert len(index) == 4
 
 
-def test_folders_that_are_not_whole_indexes_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_complete_index_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
         ItemIndex.load(tmp_path / "absent")
     write_config(tmp_path, "rarec.model/1", {})
@@ -114,7 +114,7 @@ def test_folders_that_are_not_whole_indexes_are_refused(tmp_path: Path) -> None:
             (folder / name).unlink()
             if content is not None:
                 (folder / name).write_text(content)
-            with pytest.raises(ValueError, match="expected a whole index in"):
+            with pytest.raises(ValueError, match="expected a complete index in"):
                 ItemIndex.load(folder)
     an_index().save(tmp_path / "size")
     config = json.loads((tmp_path / "size" / "config.json").read_text()) | {"n_items": 5}
@@ -123,14 +123,14 @@ def test_folders_that_are_not_whole_indexes_are_refused(tmp_path: Path) -> None:
         ItemIndex.load(tmp_path / "size")
 
 
-def test_a_folder_of_someone_else_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="other content"):
         an_index().save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "x"
 
 
-def test_an_index_says_what_does_not_fit() -> None:
+def test_an_index_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match="got 1, 2 and 1"):
         ItemIndex([[1.0]], ["a", "b"], ["a"])
     with pytest.raises(ValueError, match="each item id once, got 'a' twice"):
@@ -154,7 +154,7 @@ def test_an_index_says_what_does_not_fit() -> None:
         index.number("2844")
 
 
-def test_faiss_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_faiss_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
         an_index().export_faiss()

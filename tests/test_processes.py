@@ -1,4 +1,4 @@
-"""Work in processes of their own."""
+"""Functions that run in separate processes."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import torch
 
 from rarec.processes import in_process
 
-BEGINS = """
+SCRIPT = """
 import sys, time
 from rarec.processes import in_process
 from test_processes import note_and_wait
@@ -23,7 +23,7 @@ if __name__ == "__main__":
 """
 
 
-def facts(number: int) -> tuple[int, int, int, str | None]:
+def describe_process(number: int) -> tuple[int, int, int, str | None]:
     return number, os.getpid(), torch.get_num_threads(), os.environ.get("RAREC_NUM_THREADS")
 
 
@@ -46,7 +46,7 @@ def is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    # who has ended, and has not been asked for
+    # a process in state Z has ended, but its parent has not read its exit status
     stat = Path(f"/proc/{process}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
@@ -58,12 +58,12 @@ def wait_for(condition) -> None:
         time.sleep(0.1)
 
 
-def test_what_is_returned_and_raised_comes_back(monkeypatch):
+def test_results_and_exceptions_come_back(monkeypatch):
     monkeypatch.delenv("RAREC_NUM_THREADS", raising=False)
-    number, process, threads, told = in_process(facts, 3, n_threads=1)
-    assert (number, threads, told) == (3, 1, "1")
+    number, process, threads, variable = in_process(describe_process, 3, n_threads=1)
+    assert (number, threads, variable) == (3, 1, "1")
     assert process != os.getpid()
-    assert in_process(facts, 4)[3] is None
+    assert in_process(describe_process, 4)[3] is None
     with pytest.raises(ValueError, match="not that"):
         in_process(refuse, "that")
 
@@ -73,11 +73,11 @@ def test_a_killed_process_is_an_error():
         in_process(die)
 
 
-def test_a_process_ends_with_who_began_it(tmp_path):
-    script, noted = tmp_path / "begins.py", tmp_path / "process"
-    script.write_text(BEGINS)
+def test_a_process_ends_with_its_parent(tmp_path):
+    script, noted = tmp_path / "script.py", tmp_path / "process"
+    script.write_text(SCRIPT)
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    began = subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, str(script), str(noted)], env={**os.environ, "PYTHONPATH": paths}
     )
     try:
@@ -85,6 +85,6 @@ def test_a_process_ends_with_who_began_it(tmp_path):
         process = int(noted.read_text())
         assert is_alive(process)
     finally:
-        began.kill()
-        began.wait()
+        parent.kill()
+        parent.wait()
     wait_for(lambda: not is_alive(process))

@@ -41,13 +41,13 @@ CORPUS = [
     "羅生門、七人の侍、東京物語",
     "المومياء، باب الحديد",
 ]
-# as chat models have it: special tokens around, the content trimmed
+# the template of a chat model, with special tokens around each message and trimmed content
 CHAT = (
     "{{ bos_token }}{% for message in messages %}<|start|>{{ message['role'] }}\n"
     "{{ message['content'] | trim }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
-# as older ones have it: neither end of the content is a special token, no system message
+# the template of an older model, without special tokens beside the content or a system message
 BRACKETS = (
     "{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
@@ -61,7 +61,7 @@ def tokenizer(tiny_llm):
 
 
 def trained(kind: str) -> PreTrainedTokenizerFast:
-    """Return a small tokenizer of a kind, as those of known models are built."""
+    """Return a small tokenizer that is built like those of known models."""
     special = ["<s>", "</s>", "<unk>", "<|start|>", "<|end|>"]
     if kind == "pieces":
         tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>", max_input_chars_per_word=20))
@@ -105,7 +105,7 @@ def trained(kind: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def kinds() -> dict[str, PreTrainedTokenizerFast]:
-    """Return tokenizers of four kinds: with and without spaces in front, closing tokens, bytes."""
+    """Return tokenizers of four kinds, which differ in leading spaces, special tokens and bytes."""
     return {kind: trained(kind) for kind in ("bytes", "prefix space", "pieces", "unigram")}
 
 
@@ -114,7 +114,7 @@ def rows(tokens: Tokens) -> list[list[int]]:
 
 
 def encoded(prompts: Prompts, text: str) -> list[int]:
-    """Return the tokens of one text, as transformers makes them."""
+    """Return the tokens of one text as the tokenizer of transformers encodes it."""
     if not prompts.config.chat:
         return prompts.tokenizer(text)["input_ids"]  # type: ignore[return-value]
     messages = [{"role": "user", "content": text}]
@@ -149,13 +149,13 @@ def test_missing_titles_and_missing_histories(tokenizer):
     assert len(prompts.users(Histories.from_lists([]))) == 0
 
 
-def test_no_titles_at_all_can_be_asked_for(tokenizer):
+def test_user_texts_can_be_without_titles(tokenizer):
     prompts = Prompts(tokenizer, TITLES, PromptConfig(n_titles=0))
     tokens = prompts.users(Histories.from_lists([[0, 1]]))
     assert text(prompts, tokens, 0) == "[CLS] a [UNK] user [SEP]"
 
 
-def test_whole_titles_go_first_the_oldest(tokenizer):
+def test_whole_titles_are_left_out_the_oldest_first(tokenizer):
     config = PromptConfig(user="{titles}", separator=" ", max_tokens=8)
     prompts = Prompts(tokenizer, TITLES, config)
     tokens = prompts.users(Histories.from_lists([[0, 1, 3, 4], [4, 4, 4]]))
@@ -180,7 +180,7 @@ def test_a_text_that_is_cut_keeps_its_closing_token(tiny_llm):
     assert text(prompts, prompts.items([0]), 0) == "[CLS] red red red red red red [SEP]"
 
 
-def test_a_long_title_is_cut_not_lost_to_an_untitled_one(tokenizer):
+def test_a_long_title_is_cut_even_after_an_empty_title(tokenizer):
     prompts = Prompts(tokenizer, ["red " * 20, ""], PromptConfig(max_tokens=8))
     tokens = prompts.users(Histories.from_lists([[0, 1], [0]]))
     assert text(prompts, tokens, 0) == text(prompts, tokens, 1)
@@ -238,14 +238,14 @@ def test_many_texts_are_the_same_as_one_by_one(kinds):
             assert tokens[number] == encoded(prompts, titles[number])
 
 
-def test_a_chat_has_its_system_message_and_one_beginning(kinds):
+def test_a_chat_has_its_system_message_and_one_start_token(kinds):
     tokenizer = kinds["prefix space"]
     prompts = Prompts(tokenizer, ["Boot"], PromptConfig(chat=True, system="Ein Katalog"))
     (row,) = rows(prompts.items([0]))
     assert row == encoded(prompts, "Boot")
     shown = prompts.tokenizer.decode(row)
     assert shown.index("Ein Katalog") < shown.index("Boot") < shown.index("assistant")
-    # the tokenizer would put another one before it
+    # the tokenizer must not add a second start token to that of the chat template
     assert row.count(tokenizer.bos_token_id) == 1
     assert tokenizer("Boot")["input_ids"][0] == tokenizer.bos_token_id
 
@@ -266,7 +266,7 @@ def test_a_chat_that_is_cut_keeps_its_closing_tokens(kinds, template):
             assert len(cut) == 48
             closing = "[/INST]" if template is BRACKETS else "<|end|>\n<|start|>assistant\n"
             n_closing = len(changed(end + closing, add_special_tokens=False)["input_ids"])
-            # but the first, which stands alone with a space or is merged with what was there
+            # except the first token, which has a space before it or is merged with the content
             assert cut[-n_closing + 1 :] == whole[-n_closing + 1 :], kind
             assert "Boot" in changed.decode(cut) or "boot" in changed.decode(cut)
 
@@ -288,8 +288,8 @@ def test_a_plain_text_that_is_cut_keeps_the_end_of_its_template(kinds):
             assert (row[-1] == tokenizer.eos_token_id) == (kind in ("prefix space", "pieces"))
 
 
-def test_nothing_of_a_title_stands_before_the_end_of_a_template(kinds):
-    # alone, the full stop has a token of a space before it, in the place of half a character
+def test_a_cut_title_leaves_no_broken_character_before_the_template_end(kinds):
+    # a separate full stop is encoded with a space, which would replace a part of a character
     for kind in ("bytes", "prefix space"):
         prompts = Prompts(kinds[kind], [], PromptConfig(user="Gern {titles}.", max_tokens=16))
         (row,) = rows(prompts.user_titles([["e" * 30 + "🏽"]]))
@@ -297,7 +297,7 @@ def test_nothing_of_a_title_stands_before_the_end_of_a_template(kinds):
         assert re.fullmatch(r" ?Gern e+\.", shown), shown
 
 
-def test_a_chat_template_is_the_same_on_all_days(kinds):
+def test_a_chat_template_has_a_fixed_date(kinds):
     tokenizer = copy.deepcopy(kinds["bytes"])
     tokenizer.chat_template = (
         "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
@@ -307,11 +307,11 @@ def test_a_chat_template_is_the_same_on_all_days(kinds):
     assert text(prompts, prompts.items([0]), 0) == "26 Jul 2024: Boot"
 
 
-def test_what_a_chat_template_cannot_do_is_said(kinds):
+def test_unsuitable_chat_templates_are_refused(kinds):
     config = PromptConfig(chat=True, system="be brief")
     cases = [
         (None, "chat template, got 'bytes', which has none"),
-        (BRACKETS, "'bytes' takes, got: System role not supported"),
+        (BRACKETS, "'bytes' accepts, got: System role not supported"),
         ("{{ messages[-1]['content'] }}", "'bytes', which leaves out 'be brief'"),
         ("{{ messages[0]['content'] }}", "'bytes', which leaves out 'rarec content'"),
     ]
@@ -322,7 +322,7 @@ def test_what_a_chat_template_cannot_do_is_said(kinds):
             Prompts(tokenizer, [], config)
 
 
-def test_templates_that_leave_no_room_are_refused(kinds):
+def test_templates_that_fill_max_tokens_are_refused(kinds):
     long = "Ein sehr langer Text ohne Platz"
     cases: list[tuple[dict[str, Any], str]] = [
         ({"user": long + "{titles}"}, "user"),
@@ -331,7 +331,8 @@ def test_templates_that_leave_no_room_are_refused(kinds):
         ({"chat": True, "system": long, "max_tokens": 32}, "user"),
     ]
     for changes, name in cases:
-        with pytest.raises(ValueError, match=rf"max_tokens > \d+, the tokens of the {name} text"):
+        message = rf"max_tokens > \d+, the number of tokens of the {name} text"
+        with pytest.raises(ValueError, match=message):
             Prompts(
                 kinds["bytes"],
                 [],
@@ -345,7 +346,7 @@ words = st.text(st.sampled_from("aeBoot \n.,;?!-、。羅生門باب{}é👍�
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_the_longest_history_that_fits_is_shown(kinds, data):
-    """Against the definition: one title less at a time, until the text fits."""
+    """Compare with the definition, which removes one title at a time until the text fits."""
     config = PromptConfig(
         user=data.draw(st.sampled_from(["{titles}", "Gern: {titles}. Nun", "{titles}|{titles}"])),
         new_user="x",
@@ -384,7 +385,7 @@ def test_long_histories_are_encoded_a_few_times_only(kinds, monkeypatch):
     )
     tokens = prompts.user_titles([[f"Das Boot {row} {n}" for n in range(200)] for row in range(9)])
     assert tokens.n_cut == 9
-    # one title less at a time would be more than 180 each
+    # with one title removed at a time, each history would be encoded more than 180 times
     assert sum(counts) - (9 * 200 + 1) < 9 * 15
 
 

@@ -88,7 +88,8 @@ def test_held_out_events_are_the_targets() -> None:
 
 def test_overlaps_are_shared_words_without_stop_words() -> None:
     samples = training_samples(HISTORIES)
-    # [0] > 1: lion; [0, 1] > 2: none; [3] > 0: king; [3, 0] > 5: none; [3, 0, 5] > 1: both
+    # shared words by history and target:
+    # [0], 1: lion; [0, 1], 2: none; [3], 0: king; [3, 0], 5: none; [3, 0, 5], 1: lion, winter
     assert word_overlaps(samples, TITLES).tolist() == [1, 0, 1, 0, 2]
     assert denoise(samples, TITLES).tolist() == [True, False, True, False, True]
     assert word_overlaps(samples, TITLES, stop_words=stop_words("none")).tolist() == [1, 0, 2, 0, 2]
@@ -96,7 +97,7 @@ def test_overlaps_are_shared_words_without_stop_words() -> None:
     assert word_overlaps(samples, TITLES, stop_words={"LION"}).tolist() == [0, 0, 2, 0, 1]
 
 
-def test_overlaps_say_what_does_not_fit() -> None:
+def test_overlaps_refuse_bad_arguments() -> None:
     samples = training_samples(HISTORIES)
     with pytest.raises(ValueError, match="title for each item, got 3 for 5"):
         word_overlaps(samples, TITLES[:3])
@@ -108,7 +109,7 @@ def test_overlaps_say_what_does_not_fit() -> None:
         TitleWords.read(pl.Series([1]))
 
 
-def test_titles_read_once_serve_every_sample() -> None:
+def test_titles_are_read_once_for_several_sets_of_samples() -> None:
     samples = training_samples(HISTORIES)
     words = TitleWords.read(TITLES)
     assert len(words) == 6
@@ -119,7 +120,7 @@ def test_titles_read_once_serve_every_sample() -> None:
     np.testing.assert_array_equal(words.overlaps(samples, max_history=1), [1, 0, 1, 0, 1])
 
 
-def test_titles_come_as_strings_of_any_kind() -> None:
+def test_titles_can_be_of_any_string_type() -> None:
     titles: list[str | None] = [
         *TITLES,
         None,
@@ -238,7 +239,7 @@ def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
     newest, report = select(histories, titles_of(40), replace(config, order="newest"))
     chosen = np.isin(every.positions, newest.positions)
     assert chosen.sum() == report.n_selected == len(random)
-    # as many of each bucket as of a random choice, none older than one that was left
+    # each bucket gives as many samples as with random order, and none is older than one left out
     drawn = np.isin(every.positions, random.positions)
     for bucket in range(n):
         inside = numbers == bucket
@@ -251,13 +252,13 @@ def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
     )
 
 
-def test_few_survivors_are_all_taken_and_the_report_says_so() -> None:
+def test_fewer_samples_than_the_budget_are_all_selected_and_the_report_says_so() -> None:
     config = SelectionConfig(fraction=0.8, denoise=True)
     samples, report = select(HISTORIES, TITLES, config)
     assert (report.budget, report.n_denoised, report.n_selected) == (4, 3, 3)
     assert samples.targets.tolist() == [1, 0, 1]
-    assert "fewer survived than the budget allows" in report.summary()
-    assert report.summary().startswith("5 samples; 3 share a word")
+    assert "fewer samples were left than the budget allows" in report.summary()
+    assert report.summary().startswith("5 samples; 3 with a target that shares a word")
 
 
 def test_a_budget_is_a_share_of_all_samples_rounded_down() -> None:
@@ -288,7 +289,7 @@ def test_a_selection_of_nothing_is_empty() -> None:
         ({"order": "oldest"}, "order to be one of"),
     ],
 )
-def test_a_config_says_what_is_wrong(values: dict, message: str) -> None:
+def test_a_bad_config_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SelectionConfig(**values)
 

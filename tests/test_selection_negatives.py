@@ -1,4 +1,4 @@
-"""Negative samples: their distribution, their keys, what they exclude and what they refuse."""
+"""Negative samples: their distribution, their random keys, excluded items and bad arguments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_log_probability_is_that_of_counts_to_the_power() -> None:
     q = sampler.log_probability([2, 1, 0])
     assert q.dtype == np.float64
     np.testing.assert_allclose(np.exp(q), (weights / weights.sum())[::-1])
-    # without a user it differs from the exact one by a constant of the user
+    # without a user, the value differs from the exact one by a constant of the user
     exact = sampler.log_probability([[0, 2]], users=[1])
     assert np.ptp(exact - sampler.log_probability([[0, 2]])) < 1e-12
     assert sampler.log_probability([1], users=[1]).tolist() == [-np.inf]
@@ -56,7 +56,7 @@ def test_a_large_power_of_large_counts_stays_finite() -> None:
     assert np.isfinite(sampler.log_probability([0, 1, 2])).all()
 
 
-def test_draws_depend_on_step_and_row_and_nothing_else() -> None:
+def test_draws_depend_only_on_step_and_row() -> None:
     histories = random_histories()
     users = np.arange(50)
     first = NegativeSampler(histories, 40, alpha=0.75, threads=1).sample(users, 4, step=7)
@@ -84,18 +84,18 @@ def test_what_a_call_excludes_is_not_drawn_and_counts_in_log_q(alpha: float) -> 
         np.testing.assert_array_equal(np.unique(drawn[row]), left)
         np.testing.assert_array_equal(np.flatnonzero(np.isfinite(exact[row])), left)
     np.testing.assert_allclose(log_q, np.take_along_axis(exact, drawn, 1), rtol=1e-6)
-    # a row of its own, as a table with room for more
+    # the same excluded items as a table with padding
     padded = np.array([[2, -1], [-1, 2], [7, 7]])
     again = sampler.sample(users, 5000, step=0, exclude=[6], exclude_by_row=padded)
     np.testing.assert_array_equal(drawn, again)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.75])
-def test_worker_processes_draw_by_step_and_row_and_never_the_same(alpha: float) -> None:
+def test_worker_processes_draw_different_items_by_step_and_row(alpha: float) -> None:
     sampler = NegativeSampler(random_histories(), 40, alpha=alpha, seed=5, threads=1)
     keys = [{"step": step, "first_row": row} for step in range(4) for row in (0, 10, 20)]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        # two processes, whose own random states are whatever they are, take the parts in turn
+        # two processes with unknown random states draw the parts in turn
         parts = [pool.apply_async(sampler.sample, (np.arange(10), 3), key) for key in keys]
         apart = [part.get(timeout=60) for part in parts]
     whole = [sampler.sample(np.tile(np.arange(10), 3), 3, step=step) for step in range(4)]
@@ -135,7 +135,7 @@ def test_negatives_of_real_histories_are_unseen(shared_data: Path, alpha: float)
     np.testing.assert_array_equal(pairs, np.argwhere(mask))
 
 
-def test_a_sampler_says_what_does_not_fit() -> None:
+def test_a_sampler_refuses_bad_arguments() -> None:
     histories = Histories.from_lists([[0, 1], [2]])
     for arguments, message in [
         ({"n_items": 2}, "items below 2, got 2"),

@@ -1,6 +1,6 @@
-"""The index that serves: item vectors, and the best items for a query.
+"""The item index: vectors of all items, searched exactly for the best items of a query.
 
-Axes: Q queries, K vectors of a query, D width, N items.
+Axes: Q queries, K vectors of a query, D vector width, N items.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rarec.data import Histories
 FORMAT = "rarec.index/1"
 _VECTORS = "vectors.safetensors"
 _ITEMS = "items.json"
-# items from which codes pay for the memory they take
+# from this number of items on, the byte codes save enough time to be worth their memory
 _SCREENED_FROM = 20_000
 
 
@@ -33,9 +33,10 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        item_id: The identifier, as the files have it.
-        title: The title; empty where none is known.
-        score: Inner product with the query, the largest one over its vectors.
+        item_id: Identifier of the item, as the source has it.
+        title: Title of the item; empty if it has none.
+        score: Inner product with the query. If the query has several vectors, it is the largest
+            one.
     """
 
     item_id: str
@@ -44,11 +45,11 @@ class Recommendation:
 
 
 class ItemIndex:
-    """Item vectors with their identifiers and titles; finds the best items exactly.
+    """Item vectors with their identifiers and titles, and an exact search for the best items.
 
     Attributes:
-        vectors: `[N, D]` float32 or float16, which cannot be written to.
-        item_ids: N identifiers, no two the same.
+        vectors: `[N, D]` float32 or float16, read-only.
+        item_ids: N distinct identifiers.
         titles: N titles.
     """
 
@@ -60,24 +61,25 @@ class ItemIndex:
         *,
         screen: bool | None = None,
     ) -> None:
-        """Check and keep the vectors.
+        """Check the vectors and build the index.
 
         Args:
-            vectors: `[N, D]` finite values; float16 stays as it is and halves the memory, others
-                are cast to float32. Taken over without a copy where possible: do not write to
-                them afterwards.
-            item_ids: N identifiers.
+            vectors: `[N, D]` finite values. float16 is kept and takes half the memory; other types
+                are cast to float32. The array is not copied if this is possible, so do not change
+                it afterwards.
+            item_ids: N distinct identifiers.
             titles: N titles.
-            screen: Whether to keep a byte for each value beside the vectors, which makes `top_k`
-                two to three times as fast on large catalogues and changes no result. None does so
-                from 20,000 items on.
+            screen: Whether to store a byte code for each value of the vectors. With the codes,
+                `top_k` is two to three times as fast on large catalogues and has the same results.
+                None stores them from 20,000 items on.
 
         Raises:
-            ValueError: If the lengths differ, a value is not finite, or an identifier repeats.
+            ValueError: If the lengths differ, if a value is not finite, or if an identifier
+                occurs twice.
         """
         table = np.asarray(vectors)
         dtype = table.dtype if table.dtype == np.float16 else np.float32
-        # a view, so that the caller's array stays as it was
+        # a view, so that the array of the caller can still be written to
         table = np.ascontiguousarray(table, dtype).view()
         table.setflags(write=False)
         if table.ndim != 2 or table.shape[1] == 0:
@@ -115,14 +117,14 @@ class ItemIndex:
 
     @property
     def instructions(self) -> str:
-        """What searches it: `avx512`, `avx2`, `neon` or `portable`."""
+        """Instruction set that the search uses: `avx512`, `avx2`, `neon` or `portable`."""
         return self._catalogue.instructions
 
     def number(self, item_id: str) -> int:
-        """Return the row of an item.
+        """Return the number of an item, which is its row in `vectors`.
 
         Raises:
-            ValueError: If the index does not hold it.
+            ValueError: If the item is not in the index.
         """
         if item_id not in self._numbers:
             raise ValueError(f"expected an item of the index, got {item_id!r}")
@@ -139,21 +141,24 @@ class ItemIndex:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return `[Q, k]` int32 item numbers and `[Q, k]` float32 scores, best first.
 
-        Equal scores go to the lower number. Places for which no item is left hold -1 and minus
-        infinity. The search is exact, and makes no queries x items matrix.
+        Of two items with the same score, the one with the lower number comes first. If a row has
+        fewer than `k` candidates, the rest of the row has the number -1 and the score minus
+        infinity. The search is exact. The `[Q, N]` score matrix is never in memory.
 
         Args:
-            queries: `[Q, D]`, or `[Q, K, D]` where the best of the K vectors counts; cast to
-                float32.
-            k: Number of places, at least 1.
-            exclude: Q rows of item numbers never to return, in any order; None excludes nothing.
-            among: Q rows of item numbers, in any order: the only ones to return, as for ranking
-                again what another system has proposed; None takes all items.
-            threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
+            queries: `[Q, D]` or `[Q, K, D]` vectors, which are cast to float32. With K vectors, the
+                score of an item is its largest inner product.
+            k: Number of items to return for each query, at least 1.
+            exclude: Q rows of item numbers that are not returned, in any order; None excludes no
+                items.
+            among: Q rows of candidate item numbers, in any order, for example to rank again the
+                items that another system has recommended; None takes all items.
+            threads: Number of threads; None takes `RAREC_NUM_THREADS`, or all processors if that
+                is not set.
 
         Raises:
-            ValueError: If shapes do not fit, a query is not finite, or an item of `exclude` or
-                `among` is not in the index.
+            ValueError: If shapes do not fit, if a query is not finite, or if an item of `exclude`
+                or `among` is not in the index.
         """
         table = np.ascontiguousarray(queries, dtype=np.float32)
         if table.ndim == 2:
@@ -167,7 +172,7 @@ class ItemIndex:
             raise ValueError(f"expected k >= 1, got {k}")
         if exclude is None:
             exclude = Histories(np.zeros(len(table) + 1, np.int64), np.empty(0, np.int32))
-        for name, rows in (("exclude", exclude), ("choose among", among)):
+        for name, rows in (("exclude", exclude), ("search among", among)):
             if rows is not None and len(rows) != len(table):
                 raise ValueError(f"expected {len(table)} rows to {name}, got {len(rows)}")
         left_out = exclude.sorted_unique()
@@ -189,16 +194,19 @@ class ItemIndex:
         among: Histories | None = None,
         threads: int | None = None,
     ) -> list[list[Recommendation]]:
-        """Return for each query its best items, best first; fewer than `k` where none is left.
+        """Return for each query its `k` best items, best first, or fewer if there are not so many.
 
         Args:
-            queries: As in `top_k`.
-            k: Most items of a query.
-            exclude: As in `top_k`.
-            among: As in `top_k`.
-            threads: As in `top_k`.
+            queries: `[Q, D]` or `[Q, K, D]` vectors, as in `top_k`.
+            k: Largest number of items for a query, at least 1.
+            exclude: Q rows of item numbers that are not returned, as in `top_k`.
+            among: Q rows of candidate item numbers, as in `top_k`.
+            threads: Number of threads, as in `top_k`.
+
+        Raises:
+            ValueError: If `top_k` refuses an argument.
         """
-        # more places than items would only be left out again
+        # a large `k` must not allocate memory for more places than there are items
         k = min(k, max(len(self), 1))
         numbers, scores = self.top_k(queries, k, exclude=exclude, among=among, threads=threads)
         return [
@@ -211,10 +219,11 @@ class ItemIndex:
         ]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the index as a folder, whole or not at all.
+        """Write the index into a folder, either completely or not at all.
 
         Args:
-            folder: A new or empty folder, or an artifact of ours, which is replaced.
+            folder: A new folder, an empty one, or an artifact that rarec wrote and that is
+                replaced.
 
         Raises:
             ValueError: If the folder holds something else.
@@ -232,7 +241,7 @@ class ItemIndex:
         """Return the index that `save` wrote into `folder`.
 
         Raises:
-            ValueError: If the folder holds no index of ours, or its parts do not fit together.
+            ValueError: If the folder holds no index, or if its files do not fit together.
         """
         config = read_config(folder, FORMAT)
         try:
@@ -240,7 +249,7 @@ class ItemIndex:
             items = json.loads((Path(folder) / _ITEMS).read_text(encoding="utf-8"))
             index = cls(vectors, items["item_ids"], items["titles"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"expected a whole index in {folder}, got: {error}") from error
+            raise ValueError(f"expected a complete index in {folder}, got: {error}") from error
         if list(vectors.shape) != [config.get("n_items"), config.get("width")]:
             raise ValueError(
                 f"expected vectors of the size in {folder}/config.json, got {list(vectors.shape)}"
@@ -256,7 +265,9 @@ class ItemIndex:
         try:
             import faiss  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError("export_faiss needs faiss: pip install faiss-cpu") from error
+            raise ImportError(
+                "expected faiss for export_faiss, got none; run pip install faiss-cpu"
+            ) from error
         index = faiss.IndexFlatIP(self.vectors.shape[1])
         index.add(np.asarray(self.vectors, np.float32))
         return index

@@ -1,4 +1,4 @@
-"""Work in a process of its own: its memory ends with it, and it ends with who began it."""
+"""Runs a function in a separate process, which frees its memory and ends with its parent."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from rarec.progress import quiet_libraries
 
 
 def in_process(function: Callable[..., Any], *arguments: Any, n_threads: int | None = None) -> Any:
-    """Return what a function returns in a new process.
+    """Return the result of a function that runs in a new process.
 
-    Scripts that come here need the usual `if __name__ == "__main__":`.
+    A script that calls this needs the usual `if __name__ == "__main__":`.
 
     Args:
-        function: Found there by its name, as what it takes and returns must be.
-        arguments: For it.
-        n_threads: Threads of torch and the Rust extension there, at most; None leaves them alone.
+        function: The function. It must be defined at the top level of a module, and its arguments
+            and result must be picklable.
+        arguments: Arguments of the function.
+        n_threads: Largest number of threads of torch and of the Rust extension in the new process;
+            None leaves the defaults.
 
     Raises:
         BrokenProcessPool: If the process is killed.
-        Exception: What the function raises.
+        Exception: If the function raises an exception; it is raised here again.
     """
     with ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
+        initializer=_initialise,
         initargs=(n_threads,),
     ) as process:
         return process.submit(function, *arguments).result()
 
 
-def _begin(n_threads: int | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _initialise(n_threads: int | None) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     quiet_libraries()
     if n_threads is not None:
-        # imported here: it takes seconds
+        # imported here because the import takes seconds
         import torch
 
-        # never more than OMP_NUM_THREADS, where somebody has set it
+        # not more than OMP_NUM_THREADS, which torch has read if it is set
         n_threads = min(n_threads, torch.get_num_threads())
         torch.set_num_threads(n_threads)
         os.environ["RAREC_NUM_THREADS"] = str(n_threads)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    # nothing half written stays: files appear whole
+    # no incomplete file is left, because artifacts are renamed into place when complete
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What a terminal shows while long work runs."""
+"""Progress bars in the terminal, and the log levels of the libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# standard error: what a command prints as its result stays clean
+# standard error, so that standard output has only the result of a command
 console = Console(stderr=True)
 
 
@@ -24,13 +24,15 @@ console = Console(stderr=True)
 def progress_bar(
     title: str, total: int, *, shown: bool = True, done: int = 0
 ) -> Iterator[Callable[..., None]]:
-    """Yield a function that moves a bar: `advance(n=1, note="")`.
+    """Yield a function `advance(n=1, note=None)` that moves a progress bar by `n` steps.
+
+    A `note` replaces the text after the bar; None keeps it.
 
     Args:
-        title: Stands before the bar.
-        total: Number of pieces of work.
-        shown: False shows nothing.
-        done: Pieces already done.
+        title: Text before the bar.
+        total: Number of steps.
+        shown: Whether the bar is shown.
+        done: Number of steps that are already done.
     """
     bar = Progress(
         TextColumn("{task.description}"),
@@ -54,11 +56,11 @@ def progress_bar(
 
 
 def quiet_libraries() -> None:
-    """Keep transformers and torch to themselves: the bars and messages here say what matters."""
-    # imported here: it takes seconds
+    """Turn off the progress bars and warnings of transformers and a warning of torch."""
+    # imported here because the import takes seconds
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # some versions of torchao, which transformers imports where it is there, use what is deprecated
+    # transformers imports torchao if it is installed, and some versions use a deprecated function
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

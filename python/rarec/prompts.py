@@ -1,4 +1,4 @@
-"""Hard prompts: texts of users and items as token batches (DESIGN.md section 1.1).
+"""Hard prompts: texts of users and items as batches of tokens (docs/method.md, "Hard prompt").
 
 Axes: R rows (texts), B batch, T tokens.
 """
@@ -18,32 +18,34 @@ from transformers import PreTrainedTokenizerBase
 
 from rarec.data import Histories
 
-# what a tokenizer returns beside the numbers is many times larger than they are
-_TEXTS_AT_ONCE = 1024
-# stands for the content where a template is looked at
+# texts in one call of the tokenizer, whose result takes much more memory than the token numbers
+_TEXTS_PER_CALL = 1024
+# content that marks its place in a template
 _CONTENT = "rarec content"
-# a template that writes the date of the day (that of Llama 3.2) gets the one Meta fell back to:
-# a text that changes overnight is not the one that was trained on
-_ONE_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+# some chat templates (Llama 3.2) contain the date of the day, so that the texts of tomorrow would
+# differ from those of the training; the fixed date is the one that the Llama template falls back to
+_FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How texts are made, in any language.
+    """Templates and limits of the texts; the templates may be in any language.
 
     Attributes:
-        user: Text of a user; `{titles}` becomes the newest titles. Other braces stay as they are.
-        new_user: Text of a user without a titled history; may be empty.
-        item: Text of an item; `{title}` becomes its title.
-        untitled: Stands for a missing title.
-        separator: Between titles.
-        n_titles: Newest titles shown.
-        newest_first: Order of the titles.
-        max_tokens: Longest text, with all a tokenizer or a chat template adds. Whole titles are
-            left out, oldest first, until it fits; the last one left is cut.
-        chat: A text becomes the user message of the tokenizer's chat template, up to where the
-            answer would begin.
-        system: Message before it; empty for none (or the template's own).
+        user: Text of a user. `{titles}` is replaced by the newest titles of the history; other
+            braces stay as they are.
+        new_user: Text of a user whose history has no titles; it may be empty.
+        item: Text of an item. `{title}` is replaced by its title.
+        untitled: Text that replaces a missing title.
+        separator: Text between two titles.
+        n_titles: Number of newest titles in the text of a user.
+        newest_first: Whether the newest title comes first; otherwise it comes last.
+        max_tokens: Largest number of tokens of a text, including those that the tokenizer or the
+            chat template adds. If a text is longer, whole titles are left out, the oldest first.
+            If a single title is too long, it is cut.
+        chat: Whether each text becomes the user message of the tokenizer's chat template, followed
+            by the start of the answer.
+        system: System message of the chat; if it is empty, the template uses its default or none.
     """
 
     user: str = "A user liked: {titles}"
@@ -60,7 +62,7 @@ class PromptConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            # not isinstance: True is an int
+            # not isinstance, because True is also an int
             if type(value) is not type(field.default):
                 raise ValueError(
                     f"expected {field.name} to be of type {field.type}, "
@@ -79,18 +81,20 @@ class PromptConfig:
                 f"got {self.n_titles} and {self.max_tokens}"
             )
         if self.system and not self.chat:
-            raise ValueError(f"expected chat for a system message, got plain and {self.system!r}")
+            raise ValueError(
+                f"expected chat for a system message, got chat=False and {self.system!r}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """R tokenised texts, ragged.
+    """R tokenised texts of different lengths.
 
     Attributes:
-        offsets: `[R + 1]` int64.
+        offsets: `[R + 1]` int64 positions in `ids` where the texts start and end.
         ids: `[offsets[-1]]` int32 token numbers, special tokens included.
-        padding_id: Fills short rows of a batch.
-        n_cut: Texts that lost titles or tokens to the limit.
+        padding_id: Token number that fills the short rows of a batch.
+        n_cut: Number of texts that were shortened to the limit of tokens.
     """
 
     offsets: NDArray[np.int64]
@@ -103,11 +107,11 @@ class Tokens:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`[R]` tokens of each text."""
+        """`[R]` int64: the number of tokens of each text."""
         return np.diff(self.offsets)
 
     def take(self, rows: ArrayLike) -> Tokens:
-        """Return the texts in `rows`; `n_cut` is not known of a part, and 0."""
+        """Return the texts in `rows`; `n_cut` of the result is 0, because it is not known."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         ends = np.cumsum(lengths)
@@ -128,13 +132,13 @@ class Prompts:
     """Makes the texts of users and items, and their tokens.
 
     Args:
-        tokenizer: Of the language model.
-        titles: Title of each item, "" where it has none.
-        config: Templates and limits.
+        tokenizer: Tokenizer of the language model.
+        titles: Title of each item; a missing title is "".
+        config: Templates and limits; None takes the defaults.
 
     Raises:
-        ValueError: If the tokenizer has no chat template where one is asked for, or one that
-            takes no system message; or if the templates alone fill `max_tokens`.
+        ValueError: If `chat` is set and the tokenizer has no chat template or one that leaves out
+            a message, or if the templates without titles have `max_tokens` tokens or more.
     """
 
     def __init__(
@@ -150,16 +154,16 @@ class Prompts:
         if self.config.chat:
             self._chat_template = _chat_template(tokenizer)
             self._check_chat()
-        self._check_room()
-        self._user_closing = self._closing(self.config.user.replace("{titles}", _CONTENT))
-        self._item_closing = self._closing(self.config.item.replace("{title}", _CONTENT))
+        self._check_max_tokens()
+        self._user_suffix = self._suffix(self.config.user.replace("{titles}", _CONTENT))
+        self._item_suffix = self._suffix(self.config.item.replace("{title}", _CONTENT))
 
     def item_text(self, item: int) -> str:
-        """Return the text of an item number."""
+        """Return the text of the item with the number `item`."""
         return self.config.item.replace("{title}", self.titles[item] or self.config.untitled)
 
     def user_text(self, titles: Sequence[str]) -> str:
-        """Return the text of a user who has the given titles in the history, oldest first."""
+        """Return the text of a user whose history has the given titles, oldest first."""
         titles = [title for title in titles if title]
         if not titles:
             return self.config.new_user
@@ -167,12 +171,12 @@ class Prompts:
         return self.config.user.replace("{titles}", self.config.separator.join(shown))
 
     def items(self, numbers: Sequence[int] | NDArray[np.integer]) -> Tokens:
-        """Return the tokens of the items in `numbers`, a title too long for the limit cut."""
+        """Return the tokens of the items in `numbers`; a title that is too long is cut."""
         rows = self._encode([self.item_text(int(number)) for number in numbers])
-        return self._ragged(rows, self._n_too_long(rows), self._item_closing)
+        return self._tokens(rows, self._n_too_long(rows), self._item_suffix)
 
     def users(self, histories: Histories) -> Tokens:
-        """Return the tokens of one text per row of `histories`."""
+        """Return the tokens of one user text per row of `histories`."""
         return self.user_titles(
             [self.titles[item] for item in row] for row in histories.last(self.config.n_titles)
         )
@@ -180,33 +184,39 @@ class Prompts:
     def user_titles(self, histories: Iterable[Sequence[str]]) -> Tokens:
         """Return the tokens of users whose histories are given as titles, oldest first.
 
-        A text has as many of the newest titles as fit into the limit, and at least one, cut if need
-        be. (Dropping a title is taken to shorten a text by no more than twice what the title and
-        the separator count alone, whatever the tokenizer merges.)
+        A text has as many of the newest titles as fit into the limit, but at least one, which is
+        cut if it is too long. The search for this number assumes that a text without one of its
+        titles is shorter by at most twice the tokens of this title and the separator.
         """
         n_titles = self.config.n_titles
         newest = (row[-n_titles:] if n_titles else () for row in histories)
-        # without the empty ones, or the last title left below could be none
+        # without empty titles, because the last title that is left must not be an empty one
         shown = [[title for title in row if title] for row in newest]
         rows = self._encode([self.user_text(titles) for titles in shown])
         n_cut = self._n_too_long(rows)
         self._drop_oldest(shown, rows)
-        return self._ragged(rows, n_cut, self._user_closing)
+        return self._tokens(rows, n_cut, self._user_suffix)
 
     def _drop_oldest(self, shown: list[list[str]], rows: list[NDArray[np.int32]]) -> None:
-        """Leave out the oldest titles of texts that are too long, until they fit or have one."""
+        """Remove the oldest titles of each long text until it fits or has one title.
+
+        Args:
+            shown: Titles of each text; changed in place.
+            rows: Tokens of each text; changed in place.
+        """
         limit = self.config.max_tokens
         long = [row for row, ids in enumerate(rows) if len(ids) > limit and len(shown[row]) > 1]
         titles = sorted({title for row in long for title in shown[row]})
-        between, *alone = map(len, self._ids([self.config.separator, *titles], special=False))
-        sizes = dict(zip(titles, alone, strict=True))
+        n_separator, *n_title = map(len, self._ids([self.config.separator, *titles], special=False))
+        sizes = dict(zip(titles, n_title, strict=True))
         copies = self.config.user.count("{titles}")
         while long:
             for row in long:
-                # never one more than is needed: sizes count twice, and the text is encoded again
+                # twice the size, so that no title too many is removed: the tokenizer can merge
+                # text differently in context, and the next round removes what is still too long
                 excess, n_dropped = len(rows[row]) - limit, 0
                 while excess > 0 and n_dropped < len(shown[row]) - 1:
-                    excess -= 2 * copies * (sizes[shown[row][n_dropped]] + between)
+                    excess -= 2 * copies * (sizes[shown[row][n_dropped]] + n_separator)
                     n_dropped += 1
                 shown[row] = shown[row][n_dropped:]
             shorter = self._encode([self.user_text(shown[row]) for row in long])
@@ -215,16 +225,16 @@ class Prompts:
             long = [row for row in long if len(rows[row]) > limit and len(shown[row]) > 1]
 
     def _encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Return the tokens of texts as the model reads them, however many."""
-        # a chat template writes the special tokens itself
+        """Return the tokens of texts as the model reads them, without a limit of their number."""
+        # a chat template contains the special tokens
         special = self._chat_template is None
         return self._ids(texts if special else self._rendered(texts), special=special)
 
     def _ids(self, texts: Sequence[str], *, special: bool) -> list[NDArray[np.int32]]:
         rows: list[NDArray[np.int32]] = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
             encoded: Any = self.tokenizer(
-                list(texts[start : start + _TEXTS_AT_ONCE]),
+                list(texts[start : start + _TEXTS_PER_CALL]),
                 add_special_tokens=special,
                 return_attention_mask=False,
                 return_token_type_ids=False,
@@ -251,16 +261,16 @@ class Prompts:
             (shown,) = self._rendered([_CONTENT])
         except TemplateError as error:
             raise ValueError(
-                f"expected messages that the chat template of {name!r} takes, got: {error}"
+                f"expected messages that the chat template of {name!r} accepts, got: {error}"
             ) from error
         for message in (_CONTENT, self.config.system.strip()):
             if message not in shown:
                 raise ValueError(
-                    f"expected a chat template that shows each message, got that of {name!r}, "
+                    f"expected a chat template that contains each message, got that of {name!r}, "
                     f"which leaves out {message!r}"
                 )
 
-    def _check_room(self) -> None:
+    def _check_max_tokens(self) -> None:
         texts = {
             "user": self.config.user.replace("{titles}", ""),
             "new_user": self.config.new_user,
@@ -269,80 +279,80 @@ class Prompts:
         for name, ids in zip(texts, self._encode(list(texts.values())), strict=True):
             if len(ids) >= self.config.max_tokens:
                 raise ValueError(
-                    f"expected max_tokens > {len(ids)}, the tokens of the {name} text without "
-                    f"titles, got {self.config.max_tokens}"
+                    f"expected max_tokens > {len(ids)}, the number of tokens of the {name} text "
+                    f"without titles, got {self.config.max_tokens}"
                 )
 
-    def _closing(self, text: str) -> list[int]:
-        """Return the tokens that come after the content of a template."""
+    def _suffix(self, text: str) -> list[int]:
+        """Return the tokens that follow `_CONTENT` in a filled template."""
         plain = self._chat_template is None
         rendered = text if plain else self._rendered([text])[0]
         before, _, after = rendered.rpartition(_CONTENT)
         texts = (rendered, before + _CONTENT, after)
-        whole, opening, closing = self._ids(texts, special=False)
-        if np.array_equal(whole[: len(opening)], opening):
-            # a text that stands alone may begin with a space of the tokenizer's
-            closing = whole[len(opening) :]
-        return [*closing.tolist(), *(self._ending() if plain else ())]
+        whole, prefix, suffix = self._ids(texts, special=False)
+        if np.array_equal(whole[: len(prefix)], prefix):
+            # from the whole text, because some tokenizers put a space before a separate text
+            suffix = whole[len(prefix) :]
+        return [*suffix.tolist(), *(self._special_suffix() if plain else ())]
 
-    def _ending(self) -> list[int]:
+    def _special_suffix(self) -> list[int]:
         """Return the special tokens that the tokenizer puts after a text."""
-        (alone,), (whole,) = (self._ids(["a"], special=special) for special in (False, True))
-        starts = range(len(whole) - len(alone) + 1)
-        first = next(at for at in starts if np.array_equal(whole[at : at + len(alone)], alone))
-        return whole[first + len(alone) :].tolist()
+        (plain,), (whole,) = (self._ids(["a"], special=special) for special in (False, True))
+        starts = range(len(whole) - len(plain) + 1)
+        first = next(at for at in starts if np.array_equal(whole[at : at + len(plain)], plain))
+        return whole[first + len(plain) :].tolist()
 
     def _n_too_long(self, rows: list[NDArray[np.int32]]) -> int:
         return sum(len(row) > self.config.max_tokens for row in rows)
 
-    def _ragged(self, rows: list[NDArray[np.int32]], n_cut: int, closing: list[int]) -> Tokens:
-        rows = [self._cut(row, closing) for row in rows]
+    def _tokens(self, rows: list[NDArray[np.int32]], n_cut: int, suffix: list[int]) -> Tokens:
+        rows = [self._cut(row, suffix) for row in rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         ids = np.concatenate([np.empty(0, dtype=np.int32), *rows])
         padding: Any = self.tokenizer.pad_token_id
         return Tokens(offsets, ids, padding or 0, n_cut)
 
-    def _cut(self, row: NDArray[np.int32], closing: list[int]) -> NDArray[np.int32]:
-        """Return a text of 1 to `max_tokens` tokens, cut at a character before what closes it."""
+    def _cut(self, row: NDArray[np.int32], suffix: list[int]) -> NDArray[np.int32]:
+        """Return a text of 1 to `max_tokens` tokens; a long content is cut between characters."""
         if len(row) == 0:
-            return np.array([self._blank()], dtype=np.int32)
+            return np.array([self._placeholder()], dtype=np.int32)
         limit = self.config.max_tokens
         if len(row) <= limit:
             return row
-        # what closes a text stays: a model that pools the last token reads it
+        # the suffix is kept, because some models pool the last token
         n_same = 0
-        for own, expected in zip(row[::-1], closing[::-1], strict=False):
-            if own != expected:
+        for found, expected in zip(row[::-1], suffix[::-1], strict=False):
+            if found != expected:
                 break
             n_same += 1
-        # the first token may be merged with the content
-        n_kept = min(n_same + 1, len(closing))
+        # the first token of the suffix may be merged with the content
+        n_kept = min(n_same + 1, len(suffix))
         end = self._whole_characters(row, limit - n_kept)
         return np.concatenate([row[:end], row[len(row) - n_kept :]])
 
     def _whole_characters(self, row: NDArray[np.int32], end: int) -> int:
-        """Return where to cut so that no bytes of half a character are left before `end`."""
-        # a character has at most four bytes, so three tokens may begin one
+        """Return the last position up to `end` that does not split a character into its bytes."""
+        # a character has at most four bytes, so an incomplete one has at most three tokens
         for shorter in range(4):
             before = row[max(0, end - shorter - 8) : end - shorter].tolist()
             if not str(self.tokenizer.decode(before)).endswith("\N{REPLACEMENT CHARACTER}"):
                 return end - shorter
         return end
 
-    def _blank(self) -> int:
-        """Return the token of an empty text where the tokenizer adds none: there has to be one."""
+    def _placeholder(self) -> int:
+        """Return the token of a text that would have none; a model needs at least one token."""
         tokenizer: Any = self.tokenizer
-        own = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        return next((number for number in own if number is not None), 0)
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        return next((number for number in special if number is not None), 0)
 
 
 def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the chat template of a tokenizer, the same on all days."""
+    """Return the chat template of a tokenizer, with a fixed date instead of the current one."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"expected a tokenizer with a chat template, got {tokenizer.name_or_path!r}, "
-            "which has none: use plain texts"
+            "which has none; set chat=False"
         )
     template = tokenizer.get_chat_template()
-    return _ONE_DATE + template if "strftime_now" in template else template
+    return _FIXED_DATE + template if "strftime_now" in template else template

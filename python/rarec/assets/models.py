@@ -1,4 +1,4 @@
-"""Language models that a package index carries: MiniLM, an encoder, and SmolLM2, a causal model."""
+"""Language models that the package index also has: MiniLM (encoder) and SmolLM2 (causal)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MINILM_FILES = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
-# a Llama of 30 layers, weights in blocks of 4 bits; the tokenizer is in the file
+# a Llama model with 30 layers and 4-bit weights; the file includes the tokenizer
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -1,4 +1,4 @@
-"""Interactions and item texts: readers, histories, splits."""
+"""Interactions and item texts: how they are read, filtered and split."""
 
 from rarec.data.cases import Cases
 from rarec.data.dataset import Dataset

@@ -1,4 +1,4 @@
-"""Cases to predict: what is known of a user, and the item that came next."""
+"""Evaluation cases: the history of a user, and the item that came next."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rarec.data.histories import Histories
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """C cases; case `i` asks which item follows `histories[i]`.
+    """C evaluation cases; in case `i` the model predicts which item follows `histories[i]`.
 
     Attributes:
         users: `[C]` int32 user numbers (rows of the dataset).
-        targets: `[C]` int32 item numbers: the true answers.
-        histories: C rows: all the user did before the target, oldest first.
+        targets: `[C]` int32 item numbers, the correct answers.
+        histories: C rows with all items that the user had before the target, oldest first.
     """
 
     users: NDArray[np.int32]
@@ -34,16 +34,16 @@ class Cases:
     def __len__(self) -> int:
         return len(self.users)
 
-    def sample(self, most: int, *, seed: int) -> Cases:
-        """Return at most so many of the cases, in their order, chosen evenly by the seed.
+    def sample(self, n: int, *, seed: int) -> Cases:
+        """Return at most `n` of the cases, drawn uniformly without replacement, in their order.
 
         Args:
-            most: With as many cases or fewer, these cases themselves.
-            seed: Of the choice.
+            n: Largest number of cases. If there are no more than `n` cases, all are returned.
+            seed: Seed of the draw.
         """
-        if len(self) <= most:
+        if len(self) <= n:
             return self
-        chosen = np.random.default_rng(seed).permutation(len(self))[:most]
+        chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         return self.take(np.sort(chosen))
 
     def take(self, rows: ArrayLike) -> Cases:

@@ -1,4 +1,4 @@
-"""Columns of a table as what they mean: ids, numbers, times, texts."""
+"""Columns of a table, converted to ids, numbers, times or texts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def ids(table: Table, column: str) -> pl.Series:
 
     Args:
         table: The table.
-        column: Name of the column: text, categories or integers.
+        column: Name of the column. It holds text, categories or integers.
 
     Raises:
-        DataError: If an id is missing or empty, or the ids are fractional numbers: `12.0` may
-            have been the text `12` or `012`.
+        DataError: If an id is missing or empty, or if the ids are floating-point numbers. The
+            number `12.0` may have been the text `12` or `012`.
     """
     values = table.frame[column]
     if isinstance(values.dtype, pl.Categorical | pl.Enum) or values.dtype.is_integer():
@@ -31,7 +31,7 @@ def ids(table: Table, column: str) -> pl.Series:
         raise table.fault(0, column, f"expected ids as text or integers, got {values.dtype}{shown}")
     missing = values.is_null() | (values.str.strip_chars() == "")
     if missing.any():
-        raise table.fault(_first(missing), column, "expected an id, got nothing")
+        raise table.fault(_first_true(missing), column, "expected an id, got nothing")
     return values
 
 
@@ -40,7 +40,7 @@ def numbers(table: Table, column: str) -> pl.Series:
 
     Args:
         table: The table.
-        column: Name of the column: numbers, or text that is one.
+        column: Name of the column. It holds numbers, or text that can be read as a number.
 
     Raises:
         DataError: If a value is missing, not a number, NaN or infinite.
@@ -49,48 +49,50 @@ def numbers(table: Table, column: str) -> pl.Series:
     text = raw.str.strip_chars() if raw.dtype == pl.String else raw
     if not (raw.dtype == pl.String or raw.dtype.is_numeric()):
         raise table.fault(0, column, f"expected numbers, got {raw.dtype}")
-    return _complete(table, column, text.cast(pl.Float64, strict=False), "a number")
+    return _require_finite(table, column, text.cast(pl.Float64, strict=False), "a number")
 
 
 def times(table: Table, column: str) -> pl.Series:
-    """Return a column as float64 seconds (or the unit of the source, where it has numbers).
+    """Return a column of times as float64 seconds; numbers keep the unit that the source has.
 
     Args:
         table: The table.
-        column: Name of the column: numbers, dates, or ISO 8601 text such as `2011-12-09`,
-            `2011-12-09 12:50`, `2011-12-09T12:50:00Z`. A time without a zone is read as UTC.
+        column: Name of the column. It holds numbers, dates, or ISO 8601 text such as
+            `2011-12-09`, `2011-12-09 12:50`, `2011-12-09T12:50:00Z`. A time without a time zone
+            is read as UTC.
 
     Raises:
         DataError: If a value is missing, NaN, infinite, or not a time.
     """
     raw = table.frame[column]
     if raw.dtype.is_temporal() and raw.dtype in (pl.Date, pl.Datetime):
-        # a zone is dropped here, not converted: inside, polars keeps UTC
-        return _complete(table, column, raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6, "a time")
+        # the time zone can be dropped without a conversion: polars stores UTC
+        seconds = raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+        return _require_finite(table, column, seconds, "a time")
     if raw.dtype != pl.String:
         return numbers(table, column)
     filled = raw.drop_nulls()
     if len(filled) == 0 or filled[:1].str.strip_chars().cast(pl.Float64, strict=False)[0] is None:
         parsed = _parse_iso(raw)
         if parsed.null_count() < len(raw):
-            return _complete(table, column, parsed, "a date")
+            return _require_finite(table, column, parsed, "a date")
     return numbers(table, column)
 
 
 def texts(table: Table, column: str) -> list[str]:
-    """Return a column as text, "" where it is missing."""
+    """Return a column as text; a missing value becomes ""."""
     return table.frame[column].cast(pl.String).fill_null("").to_list()
 
 
-def _first(mask: pl.Series) -> int:
-    place = mask.arg_max()
-    return 0 if place is None else place
+def _first_true(mask: pl.Series) -> int:
+    row = mask.arg_max()
+    return 0 if row is None else row
 
 
-def _complete(table: Table, column: str, values: pl.Series, kind: str) -> pl.Series:
+def _require_finite(table: Table, column: str, values: pl.Series, kind: str) -> pl.Series:
     bad = ~values.is_finite().fill_null(value=False)
     if bad.any():
-        row = _first(bad)
+        row = _first_true(bad)
         found = table.frame[column][row]
         raise table.fault(
             row, column, f"expected {kind}, got {'nothing' if found is None else repr(found)}"

@@ -1,4 +1,4 @@
-"""A dataset: who did what in which order, and how the items are called.
+"""A dataset: the history of each user, the ids of users and items, and the titles of items.
 
 Axes: U users, N items.
 """
@@ -26,8 +26,8 @@ from rarec.data.report import Report, tied_events
 from rarec.data.tables import DataError
 
 FORMAT = "rarec-dataset/1"
-# comparing an unknown id with more ids than this takes longer than people wait for a message
-_MAX_COMPARED = 20_000
+# similar ids are not searched among more ids than this: the error message would come too late
+_MAX_IDS_COMPARED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,13 @@ class Dataset:
 
     Attributes:
         user_ids: `[U]` the id of each user, as the source has it.
-        item_ids: `[N]` the id of each item.
-        titles: `[N]` the text of each item, "" where it is missing.
-        histories: U rows in time order, then the order of the source.
-        report: What was found and left out; what can be counted here is counted here.
-        description: Where the data came from and what was done, as JSON can hold it.
+        item_ids: `[N]` the id of each item, as the source has it.
+        titles: `[N]` the text of each item; a missing text is "".
+        histories: U rows in the order of time; events at the same time are in the order of the
+            source.
+        report: What was found in the source and what was left out. Counts that follow from the
+            other attributes are computed here and replace those given.
+        description: Where the data came from and how it was read, as values that JSON can hold.
     """
 
     user_ids: list[str]
@@ -67,7 +69,7 @@ class Dataset:
             if len(set(ids)) != len(ids):
                 repeated = next(name for name, count in Counter(ids).items() if count > 1)
                 raise ValueError(f"expected each {kind} id once, got {repeated!r} again")
-        object.__setattr__(self, "report", self._counted())
+        object.__setattr__(self, "report", self._updated_report())
 
     @property
     def n_users(self) -> int:
@@ -81,7 +83,7 @@ class Dataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """Hex sha256 of ids, titles and histories; files of another format give the same."""
+        """Hexadecimal sha256 of ids, titles and histories; the file format does not change it."""
         digest = hashlib.sha256(b"rarec dataset 1")
         for texts in (self.user_ids, self.item_ids, self.titles):
             encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
@@ -95,7 +97,7 @@ class Dataset:
         return digest.hexdigest()
 
     def user_number(self, user_id: str) -> int:
-        """Return the number of a user.
+        """Return the number of a user, which is its row in the dataset.
 
         Raises:
             ValueError: If the id is unknown.
@@ -103,7 +105,7 @@ class Dataset:
         return _number("user", user_id, self._user_numbers)
 
     def item_number(self, item_id: str) -> int:
-        """Return the number of an item.
+        """Return the number of an item, which is its place in `item_ids`.
 
         Raises:
             ValueError: If the id is unknown.
@@ -111,7 +113,7 @@ class Dataset:
         return _number("item", item_id, self._item_numbers)
 
     def require_titles(self) -> None:
-        """Refuse a dataset that a text model cannot read.
+        """Raise an error if no item has a title, so that a text model has nothing to read.
 
         Raises:
             DataError: If no item has a title.
@@ -123,10 +125,11 @@ class Dataset:
             )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the dataset into a folder, whole or not at all.
+        """Write the dataset into a folder, either completely or not at all.
 
         Args:
-            folder: New, empty, or an artifact of ours, which is replaced.
+            folder: A new folder, an empty one, or an artifact that rarec wrote and that is
+                replaced.
         """
         arrays = {"offsets": self.histories.offsets, "items": self.histories.items}
         if self.histories.times is not None:
@@ -154,7 +157,7 @@ class Dataset:
             folder: The folder.
 
         Raises:
-            ValueError: If it is no such folder, or its content is not what was written.
+            ValueError: If the folder holds no dataset, or its content is not what was written.
         """
         config = read_config(folder, FORMAT)
         path = Path(folder)
@@ -174,7 +177,7 @@ class Dataset:
         if dataset.content_hash != config["content_hash"]:
             raise DataError(
                 f"expected the content {config['content_hash']} in {folder}, "
-                f"got {dataset.content_hash}: a file was changed"
+                f"got {dataset.content_hash}: a file was changed after it was written"
             )
         return dataset
 
@@ -186,7 +189,7 @@ class Dataset:
     def _item_numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.item_ids)}
 
-    def _counted(self) -> Report:
+    def _updated_report(self) -> Report:
         tied = tied_events(self.histories)
         ends = self.histories.offsets[1:][self.histories.lengths > 0] - 1
         shared = [count for count in Counter(filter(None, self.titles)).values() if count > 1]
@@ -208,9 +211,9 @@ def _number(kind: str, wanted: str, numbers: dict[str, int]) -> int:
     number = numbers.get(wanted)
     if number is None:
         message = f"expected a known {kind} id, got {wanted!r}"
-        if len(numbers) <= _MAX_COMPARED and isinstance(wanted, str):
-            close = difflib.get_close_matches(wanted, numbers, n=3)
-            if close:
-                message += f" (close to it: {', '.join(close)})"
+        if len(numbers) <= _MAX_IDS_COMPARED and isinstance(wanted, str):
+            similar = difflib.get_close_matches(wanted, numbers, n=3)
+            if similar:
+                message += f" (similar ids: {', '.join(similar)})"
         raise ValueError(message)
     return number

@@ -1,7 +1,8 @@
-"""Text files with one record a line: read by polars, with the line of what is wrong.
+"""Text files with one record per line, and errors that name the line.
 
-polars reads fast and says little about a bad line. So a file is read once by polars, every column
-as text, and walked a second time, in Python, only when something in it is wrong or looks so.
+polars reads a file fast, but its errors do not always name the line. So polars reads each file
+once, with every column as text. Python reads the file a second time only to find blank lines or
+the line of an error.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from polars.exceptions import PolarsError
 
 from rarec.data.tables import ROW_COLUMN, DataError, Table
 
-# a byte that no text file has: polars then sees each line as one field
+# text files do not contain this byte, so polars reads each line as one field
 _NO_SEPARATOR = "\x01"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is cut into fields.
+    """How the lines of a file are split into fields.
 
     Attributes:
-        separator: What stands between two fields; more than one character is allowed.
+        separator: Text between two fields; it may have more than one character.
         quoted: Whether a field may stand in double quotes.
-        names: Names of the columns; None where the first line has them.
+        names: Names of the columns; None if the first line of the file holds them.
         latin1: Whether a file that is not UTF-8 is read as Latin-1 instead of refused.
     """
 
@@ -45,12 +46,12 @@ def read_delimited(path: Path, layout: Layout) -> Table:
     """Return the file as a table of text columns; an empty field is null.
 
     Args:
-        path: The file; a name that ends in `.gz` is unpacked.
-        layout: How it is cut into fields.
+        path: The file. It is decompressed if its name ends in `.gz`.
+        layout: How its lines are split into fields.
 
     Raises:
-        DataError: If the file is missing, empty, not of its encoding, or has a line with too
-            many or too few fields. The message names file and line.
+        DataError: If the file is missing, empty or in another encoding, or if a line has too many
+            or too few fields. The message names the file and the line.
     """
     data, encoding = _read_bytes(path, latin1=layout.latin1)
     names = layout.names or _header(path, data, layout, encoding)
@@ -60,11 +61,11 @@ def read_delimited(path: Path, layout: Layout) -> Table:
         frame = _parse(data, layout, names)
     except PolarsError as error:
         _blank_records(path, layout, names)
-        # the walk found no fault: polars is stricter, its first line says why
+        # Python found nothing wrong, but polars is stricter: the first line of its error says why
         raise DataError(f"{path.name}: {str(error).splitlines()[0]}") from None
 
     line = functools.partial(_line_of_record, path, layout)
-    # a short line ends in nulls, and so does a blank one
+    # both a line with too few fields and a blank line end in nulls
     if frame.width != len(names) or frame.to_series(frame.width - 1).null_count():
         blank = _blank_records(path, layout, names)
         if blank:
@@ -72,15 +73,15 @@ def read_delimited(path: Path, layout: Layout) -> Table:
             frame = frame.filter(~pl.col(ROW_COLUMN).is_in(pl.Series(blank, dtype=pl.UInt32)))
     if frame.height == 0:
         raise DataError(f"{path.name}: expected at least one record, got none")
-    notes = () if encoding == "utf-8" else (f"{path.name} is not UTF-8: read as Latin-1",)
+    notes = () if encoding == "utf-8" else (f"{path.name} is not UTF-8; it was read as Latin-1",)
     return Table(frame, path.name, line, notes=notes)
 
 
 def first_line(path: Path) -> str:
-    """Return the first line that is not blank, without its end; "" for a blank file.
+    """Return the first line that is not blank, without its line end; "" if all lines are blank.
 
     Raises:
-        DataError: If the file is missing or cannot be unpacked.
+        DataError: If the file is missing or cannot be decompressed.
     """
     data, encoding = _read_bytes(path, latin1=True)
     return next((line.strip("\r\n") for line in _lines(data, encoding) if line.strip()), "")
@@ -88,7 +89,8 @@ def first_line(path: Path) -> str:
 
 def _read_bytes(path: Path, *, latin1: bool) -> tuple[bytes, str]:
     if not path.is_file():
-        raise DataError(f"expected a file, got {path} ({_what_is_there(path)})")
+        found = "it is a folder" if path.is_dir() else "it does not exist"
+        raise DataError(f"expected a file, got {path} ({found})")
     data = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -110,24 +112,20 @@ def _read_bytes(path: Path, *, latin1: bool) -> tuple[bytes, str]:
     return data, "utf-8"
 
 
-def _what_is_there(path: Path) -> str:
-    return "a folder" if path.is_dir() else "it does not exist"
-
-
 def _lines(data: bytes, encoding: str) -> Iterator[str]:
-    # as polars does: a line ends at "\n", and nowhere else
+    # a line ends only at "\n", because polars counts lines in this way
     return io.TextIOWrapper(io.BytesIO(data), encoding=encoding, newline="\n")
 
 
 def _header(path: Path, data: bytes, layout: Layout, encoding: str) -> tuple[str, ...]:
-    # polars skips blank lines above the header
+    # the first record with fields, because polars skips blank lines above the header
     records = _records(path, data, layout, encoding)
     line, fields = next(record for record in records if record[1])
     names = tuple(name.strip() for name in fields)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or "" in names:
-        what = f"{repeated[0]!r} twice" if repeated else "a column without a name"
-        raise DataError(f"{path.name}:{line}: expected a name for each column, got {what}")
+        found = f"{repeated[0]!r} twice" if repeated else "a column without a name"
+        raise DataError(f"{path.name}:{line}: expected a name for each column, got {found}")
     return names
 
 
@@ -147,14 +145,17 @@ def _parse(data: bytes, layout: Layout, names: tuple[str, ...]) -> pl.DataFrame:
     counts = cells.count_matches(layout.separator, literal=True)
     if (counts > len(names) - 1).any():
         raise PolarsError("found more fields than expected")
-    # an empty field is null, as in the files that polars cuts itself
+    # an empty field is null, as in the files that polars splits itself
     return parts.struct.unnest().with_columns(pl.all().replace("", None))
 
 
 def _records(
     path: Path, data: bytes, layout: Layout, encoding: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and fields of each record, the header too; no fields for a blank line."""
+    """Yield the line number and the fields of each record, the header included.
+
+    A blank line has no fields.
+    """
     lines = _lines(data, encoding)
     if not layout.quoted:
         for number, line in enumerate(lines, start=1):
@@ -171,8 +172,11 @@ def _records(
         raise DataError(f"{path.name}:{start}: expected a csv record, got {error}") from None
 
 
-def _body(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and fields of each record below the header; the n-th is row n of the table."""
+def _body_records(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the fields of each record below the header.
+
+    The n-th record is row n of the table.
+    """
     data, encoding = _read_bytes(path, latin1=layout.latin1)
     records = _records(path, data, layout, encoding)
     if layout.names is None:
@@ -181,13 +185,18 @@ def _body(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
 
 
 def _line_of_record(path: Path, layout: Layout, row: int) -> int:
-    return next(line for index, (line, _) in enumerate(_body(path, layout)) if index == row)
+    records = enumerate(_body_records(path, layout))
+    return next(line for index, (line, _) in records if index == row)
 
 
 def _blank_records(path: Path, layout: Layout, names: tuple[str, ...]) -> list[int]:
-    """Return the rows that are blank lines; raise for the first line of another width."""
+    """Return the rows that are blank lines.
+
+    Raises:
+        DataError: If a line has a wrong number of fields; the message names the first such line.
+    """
     blank = []
-    for row, (line, fields) in enumerate(_body(path, layout)):
+    for row, (line, fields) in enumerate(_body_records(path, layout)):
         if not fields:
             blank.append(row)
         elif len(fields) != len(names):

@@ -1,4 +1,4 @@
-"""The k-core filter: users and items with too few interactions leave.
+"""The k-core filter, which removes users and items with too few interactions.
 
 Axes: U users, N items, E events.
 """
@@ -18,26 +18,26 @@ from rarec.data.tables import DataError
 def k_core(dataset: Dataset, *, user: int = 5, item: int = 5) -> Dataset:
     """Return the largest part in which every user and every item has enough interactions.
 
-    Taking users away takes interactions from items, and the other way round, so both are done
-    until nothing changes.
+    When a user is removed, items lose interactions, and the other way round. So both filters are
+    repeated until nothing changes.
 
     Args:
-        dataset: The dataset; stays as it is.
+        dataset: The dataset; it is not changed.
         user: Least number of interactions of a user.
-        item: Least number of interactions of an item; 0 keeps items without any.
+        item: Least number of interactions of an item; 0 keeps items without interactions.
 
     Raises:
         ValueError: If a number is negative.
         DataError: If nothing is left.
     """
     if user < 0 or item < 0:
-        raise ValueError(f"expected least numbers >= 0, got user={user} and item={item}")
+        raise ValueError(f"expected user >= 0 and item >= 0, got {user} and {item}")
     histories = dataset.histories
     kept = _stable_events(histories, dataset.n_items, user, item)
     if not kept.any():
         raise DataError(
-            f"expected a part where users have {user} and items {item} interactions, "
-            f"got none among {len(kept)} interactions"
+            f"expected a part of the dataset in which users have at least {user} and items at "
+            f"least {item} interactions, got none among {len(kept)} interactions"
         )
     users = np.bincount(histories.rows[kept], minlength=dataset.n_users) >= user
     items = np.bincount(histories.items[kept], minlength=dataset.n_items) >= item
@@ -67,7 +67,7 @@ def k_core(dataset: Dataset, *, user: int = 5, item: int = 5) -> Dataset:
 
 
 def _stable_events(histories: Histories, n_items: int, user: int, item: int) -> NDArray[np.bool_]:
-    """Return `[E]`: which events are left when neither users nor items fall below their number."""
+    """Return `[E]` bool: True for the events of the k-core."""
     rows, items = histories.rows, histories.items
     kept = np.ones(len(items), dtype=bool)
     while True:

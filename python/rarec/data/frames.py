@@ -1,4 +1,4 @@
-"""Tables that are in memory, and parquet files."""
+"""Tables made of data frames in memory and of parquet files."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def read_parquet(path: Path) -> Table:
 
 
 def from_frame(frame: Frame, source: str) -> Table:
-    """Return a polars or pandas frame as a table; pandas needs no pyarrow for it.
+    """Return a polars or pandas frame as a table; a pandas frame does not need pyarrow.
 
     Args:
-        frame: The frame; a lazy one is collected.
-        source: How messages name it.
+        frame: The frame; a lazy frame is collected.
+        source: Name of the frame in messages.
 
     Raises:
-        DataError: If it is something else, has no rows, or a column polars has no type for.
+        DataError: If `frame` is not a frame, has no rows, or has a column with values of several
+            types.
     """
     if isinstance(frame, pl.LazyFrame):
         return _checked(Table(frame.collect(), source))
@@ -75,6 +76,6 @@ def _values(column: pd.Series) -> Any:
         column = column.dt.tz_convert("UTC").dt.tz_localize(None)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "biufM":
         return column.to_numpy()
-    # text, categories and nullable numbers: one Python object a value, None where it is missing
+    # NumPy has no missing text, category or integer, so these columns become Python objects
     missing = column.isna().to_numpy()
     return [None if gone else value for value, gone in zip(column.tolist(), missing, strict=True)]

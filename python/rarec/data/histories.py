@@ -1,4 +1,4 @@
-"""Histories of users: one CSR table, rows in time order.
+"""Histories of users as one CSR table, each row in time order.
 
 Axes: U users, E events (interactions), N items.
 """
@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """What each user did, oldest first: `items[offsets[u]:offsets[u + 1]]` belongs to user `u`.
+    """The items of each user, oldest first; user `u` has `items[offsets[u]:offsets[u + 1]]`.
 
     Attributes:
-        offsets: `[U + 1]` int64, starts at 0, never falls, ends at E.
+        offsets: `[U + 1]` int64, non-decreasing, from 0 to E.
         items: `[E]` int32 item numbers.
-        times: `[E]` float64 seconds (or whatever unit the file has), or None when unknown.
+        times: `[E]` float64 seconds (or the unit that the source has), or None if unknown.
     """
 
     offsets: NDArray[np.int64]
@@ -30,11 +30,20 @@ class Histories:
         offsets = np.ascontiguousarray(self.offsets, dtype=np.int64)
         items = np.ascontiguousarray(self.items, dtype=np.int32)
         if offsets.ndim != 1 or len(offsets) == 0 or offsets[0] != 0:
-            raise ValueError("expected offsets [U + 1] that start at 0")
-        if offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
             raise ValueError(
-                f"expected offsets that never fall and end at {len(items)} (the number of items), "
-                f"got an end of {offsets[-1]}"
+                f"expected offsets [U + 1] that start at 0, got shape {list(offsets.shape)} and "
+                f"the start {offsets.ravel()[:1].tolist()}"
+            )
+        if offsets[-1] != len(items):
+            raise ValueError(
+                f"expected offsets that end at {len(items)} (the number of items), "
+                f"got the end {offsets[-1]}"
+            )
+        if np.any(np.diff(offsets) < 0):
+            row = int(np.argmin(np.diff(offsets)))
+            raise ValueError(
+                f"expected offsets that never decrease, got {offsets[row]} before "
+                f"{offsets[row + 1]}"
             )
         if len(items) and items.min() < 0:
             raise ValueError(f"expected item numbers >= 0, got {items.min()}")
@@ -49,7 +58,7 @@ class Histories:
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[int]]) -> Histories:
-        """Return the histories given as one list of item numbers per user."""
+        """Return histories made of one list of item numbers per user."""
         arrays = [np.asarray(row, dtype=np.int32) for row in rows]
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in arrays], out=offsets[1:])
@@ -66,24 +75,24 @@ class Histories:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`[U]` the number of events of each user."""
+        """`[U]` int64: the number of events of each user."""
         return np.diff(self.offsets)
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """`[E]` the user each event belongs to."""
+        """`[E]` int64: the user of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def counts(self, n_items: int) -> NDArray[np.int64]:
-        """Return `[n_items]`: how often each item occurs."""
+        """Return `[n_items]` int64: how often each item occurs."""
         return np.bincount(self.items, minlength=n_items)
 
     def slices(self, starts: ArrayLike, ends: ArrayLike) -> Histories:
-        """Return one row per pair of event positions: `items[starts[i]:ends[i]]`.
+        """Return R rows; row `i` is `items[starts[i]:ends[i]]`.
 
         Args:
-            starts: `[R]` first position of each row, into `items`.
-            ends: `[R]` position after the last one; not below its start.
+            starts: `[R]` position in `items` where each row starts.
+            ends: `[R]` position in `items` after the end of each row, at least its start.
         """
         starts = np.asarray(starts, dtype=np.int64)
         lengths = np.asarray(ends, dtype=np.int64) - starts
@@ -99,7 +108,7 @@ class Histories:
         return self.slices(self.offsets[rows], self.offsets[rows + 1])
 
     def sorted_unique(self) -> Histories:
-        """Return each user's items as a set: sorted, each once, without times."""
+        """Return each user's distinct items in ascending order, without times."""
         if not len(self.items):
             return Histories(self.offsets, self.items)
         width = int(self.items.max()) + 1
@@ -117,7 +126,7 @@ class Histories:
 
         Args:
             length: Number of columns.
-            padding: Value of the empty places.
+            padding: Value of the columns that a shorter history leaves empty.
         """
         newest = self.last(length)
         table = np.full((len(self), length), padding, dtype=np.int64)

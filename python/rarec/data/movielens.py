@@ -1,6 +1,6 @@
 """MovieLens files that have no header: `ratings.dat` and `movies.dat`, `u.data` and `u.item`.
 
-`ratings.csv` and `movies.csv` of the newer releases are plain tables.
+The newer releases have `ratings.csv` and `movies.csv`, which are read as ordinary csv files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import polars as pl
 from rarec.data.delimited import Layout, first_line, read_delimited
 from rarec.data.tables import DataError, Table
 
-# in the order of the flags at the end of a line of u.item
+# this is the order of the genre flags at the end of each line of u.item
 GENRES = (
     "unknown",
     "Action",
@@ -41,7 +41,7 @@ _OLD_MOVIE = ("item_id", "title", "release_date", "video_release_date", "url", *
 
 
 def read_ratings(path: Path) -> Table:
-    """Return `ratings.dat` (fields cut by `::`) or `u.data` (by tabs) as a table.
+    """Return `ratings.dat` (fields separated by `::`) or `u.data` (by tabs) as a table.
 
     Raises:
         DataError: If the file is malformed.
@@ -50,9 +50,10 @@ def read_ratings(path: Path) -> Table:
 
 
 def read_movies(path: Path) -> Table:
-    """Return `movies.dat` (fields cut by `::`) or `u.item` (by `|`) as a table.
+    """Return `movies.dat` (fields separated by `::`) or `u.item` (by `|`) as a table.
 
-    The flags of `u.item` are also one column `genres`, as that of `movies.dat`: `Action|Comedy`.
+    The genre flags of `u.item` also become one column `genres`, as in `movies.dat`:
+    `Action|Comedy`.
 
     Raises:
         DataError: If the file is malformed.
@@ -71,4 +72,4 @@ def _read(path: Path, layouts: dict[str, tuple[str, ...]]) -> Table:
         if separator in line:
             return read_delimited(path, Layout(separator, names=names, latin1=True))
     expected = " or ".join(repr(separator) for separator in layouts)
-    raise DataError(f"{path.name}:1: expected fields cut by {expected}, got {line[:60]!r}")
+    raise DataError(f"{path.name}:1: expected fields separated by {expected}, got {line[:60]!r}")

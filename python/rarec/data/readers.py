@@ -1,4 +1,4 @@
-"""From files and frames to a dataset: the one way in.
+"""Reads files and data frames into a dataset; all formats go through `read_dataset`.
 
 Axes: U users, N items, E events.
 """
@@ -118,26 +118,27 @@ def read_dataset(
     columns: Columns | None = None,
     options: ReadOptions | None = None,
 ) -> Dataset:
-    """Return the dataset in a folder, in files, or in frames.
+    """Return the dataset that is read from a folder, from files, or from data frames.
 
-    Ids stay text as the source has it. Users and items are numbered in the order of their ids,
-    so the numbers do not depend on the format. A history is in the order of time, then of the
-    source. Whatever is left out or looks odd is counted in `report` of the result.
+    Ids stay the text that the source has. Users and items are numbered in the order of their ids,
+    so the numbers do not depend on the format. A history is in the order of time; events at the
+    same time are in the order of the source. The `report` of the result counts what was left out
+    and what may be an error in the data.
 
     Args:
         interactions: A folder, a file, or a polars or pandas frame. A folder has `*.inter` (and
             `*.item`), `ratings.dat` (`movies.dat`), `u.data` (`u.item`), `ratings.csv`
             (`movies.csv`) or `interactions.*` (`items.*`) as csv, tsv, csv.gz or parquet.
-        items: A file or frame with the texts of items. Without one (and none in the folder) all
-            titles are empty.
+        items: A file or a frame with the texts of items. If it is None and the folder has no such
+            file, all titles are empty.
         format: "recbole", "movielens" (the files without a header), "table", or "auto", which
-            goes by the names of the files.
-        columns: Names of the columns, where they are not the usual ones.
-        options: What to keep.
+            finds the format from the names of the files.
+        columns: Names of the columns; None takes the usual names.
+        options: Which interactions and items to keep; None takes the defaults.
 
     Raises:
-        DataError: If the data is not as it must be; the message names file, line and column.
-        ValueError: If an argument is unknown.
+        DataError: If the data is malformed; the message names the file, the line and the column.
+        ValueError: If `format` is unknown.
 
     Example:
         >>> import polars as pl
@@ -183,7 +184,7 @@ def read_dataset(
 
 
 def _name(source: Source, table: Table) -> str:
-    # the folder's name says which data this is; its path is nobody else's business
+    # without the path of the folder: the description is published with results
     if isinstance(source, str | Path) and Path(source).is_dir():
         return f"{Path(source).resolve().name}/{table.source}"
     return table.source
@@ -199,7 +200,7 @@ def _filtered(dataset: Dataset, options: ReadOptions) -> Dataset:
 def _events(
     table: Table, columns: Columns, options: ReadOptions
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Return user, item, time (where there is one) of each record, and counts for the report."""
+    """Return user, item and time (if the source has times) of each record, and report counts."""
     user = table.choose(columns.user, _USER, "users")
     item = table.choose(columns.item, _ITEM, "items")
     time = table.find(columns.timestamp, ("timestamp",))
@@ -209,7 +210,7 @@ def _events(
     )
     counts: dict[str, Any] = {"rows_read": frame.height}
     if options.min_rating is not None:
-        rating = table.choose(columns.rating, ("rating",), "ratings (min_rating needs them)")
+        rating = table.choose(columns.rating, ("rating",), "ratings (required by min_rating)")
         frame = frame.filter(typed.numbers(table, rating) >= options.min_rating)
         counts |= {
             "min_rating": options.min_rating,
@@ -223,7 +224,10 @@ def _events(
 
 
 def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, int]:
-    """Return the events by user and time, without repeats, and how many repeats there were."""
+    """Return the events sorted by user and time, and the number of repeated interactions.
+
+    Repeated interactions are left out unless the options keep them.
+    """
     by = ["user"] + [name for name in frame.columns if name == "time"]
     if options.ties == "shuffle" and "time" in by:
         shuffled = np.random.default_rng(options.tie_seed).permutation(frame.height)
@@ -239,7 +243,7 @@ def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, i
 
 
 def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the text of each listed item, and counts for the report."""
+    """Return the text of each item by its id, and counts for the report."""
     if texts is None:
         if columns.title_template is not None:
             raise DataError(
@@ -257,7 +261,7 @@ def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict
 
 
 def _texts(table: Table, columns: Columns) -> list[str]:
-    """Return the text of each row of a table of items."""
+    """Return the text of each row of an item table."""
     usual = table.titles or ("title",)
     if columns.title_template is None:
         names = [table.choose(name, (), "texts") for name in columns.text]
@@ -273,20 +277,20 @@ def _texts(table: Table, columns: Columns) -> list[str]:
 def _catalogue(
     events: pl.DataFrame, titles: dict[str, str], counts: dict[str, Any], options: ReadOptions
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return the ids of the catalogue in order, and the counts with what is missing where."""
+    """Return the sorted ids of the catalogue, and the counts with those of missing items added."""
     interacted = events["item"].unique().sort().to_list()
     if not titles:
         return interacted, counts
     listed = set(titles)
-    idle = listed.difference(interacted)
+    without_interactions = listed.difference(interacted)
     counts = {
         **counts,
         "items_not_listed": len(set(interacted) - listed),
-        "items_without_interactions": len(idle),
+        "items_without_interactions": len(without_interactions),
     }
     if options.catalogue == "all":
-        # polars sorts by bytes, which for UTF-8 is the order of Python's sorted
-        return sorted({*interacted, *idle}), counts
+        # the same order as above: polars sorts UTF-8 bytes, which is the order of `sorted`
+        return sorted({*interacted, *without_interactions}), counts
     return interacted, counts
 
 

@@ -1,4 +1,4 @@
-"""RecBole atomic files: tab separated, with a type behind each name in the header."""
+"""RecBole atomic files: tab-separated, with a type after each column name in the header."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 def read_recbole(path: Path) -> Table:
-    """Return an `.inter` or `.item` file as a table; the columns have their names without types.
+    """Return an `.inter` or `.item` file as a table; the column names do not include the types.
 
-    The column for titles is the first of type `token_seq` whose name contains "title" or "name".
+    The titles are in the first column of type `token_seq` whose name contains "title" or "name".
 
     Args:
         path: The file.
 
     Raises:
-        DataError: If the file is malformed, or a header is not `name:type`.
+        DataError: If the file is malformed, or if a column header is not `name:type`.
     """
     table = read_delimited(path, Layout("\t"))
     types: dict[str, str] = {}

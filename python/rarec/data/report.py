@@ -1,4 +1,4 @@
-"""What was found in the data and what was done to it, as counts and in words.
+"""What was found in the data and what was left out, as counts and as text.
 
 Axes: U users, E events (interactions).
 """
@@ -16,33 +16,36 @@ from rarec.data.histories import Histories
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of a dataset; all of them describe it as it is now, or what was left out of it.
+    """Counts of a dataset as it is now, and of what was left out of it.
 
     Attributes:
-        users: Users.
-        items: Items of the catalogue.
-        interactions: Interactions.
-        rows_read: Records in the file of interactions.
-        below_min_rating: Records left out because of their rating.
-        min_rating: The lowest rating that stays, or None.
-        repeats: Which of a user's interactions with one item stays: "first", "last" or "keep".
-        repeated: Interactions with an item the same user had before: left out, or still there
-            when `repeats` is "keep".
+        users: Number of users.
+        items: Number of items in the catalogue.
+        interactions: Number of interactions.
+        rows_read: Number of records in the interaction file.
+        below_min_rating: Number of records left out because of their rating.
+        min_rating: The lowest rating that was kept; None if ratings were not read.
+        repeats: Which of a user's interactions with one item is kept: "first", "last", or "keep"
+            for all.
+        repeated: Number of interactions with an item that the same user had before. They are
+            left out unless `repeats` is "keep".
         has_times: Whether the source has times.
-        ties: Order inside a tie: "file" or "shuffle".
-        tied: Interactions that share their time with another of the same user.
-        users_with_tied_end: Users whose newest interaction shares its time with another.
-        has_item_texts: Whether a file of items was given.
-        items_listed: Distinct items in the file of items.
-        items_listed_twice: Records of items whose id came before: left out.
-        items_not_listed: Items with interactions that the file of items does not have.
-        items_without_interactions: Listed items nobody interacted with.
-        catalogue: "interacted" leaves those out, "all" keeps them.
-        titles_missing: Items of the catalogue with an empty title.
-        titles_shared: Items whose title another item has too.
-        core: Least interactions of a user and of an item, after a k-core filter.
-        core_left_out: Users, items and interactions that filter removed.
-        notes: What the readers had to say, such as the encoding of a file.
+        ties: Order of a user's interactions at the same time: "file" or "shuffle".
+        tied: Number of interactions that have the same time as another one of the same user.
+        users_with_tied_end: Number of users whose newest interaction has the same time as another.
+        has_item_texts: Whether an item file was given.
+        items_listed: Number of distinct items in the item file.
+        items_listed_twice: Number of records left out of the item file because an earlier record
+            has the same id.
+        items_not_listed: Number of items with interactions that are not in the item file.
+        items_without_interactions: Number of items in the item file without an interaction.
+        catalogue: Whether items without an interaction are left out ("interacted") or kept ("all").
+        titles_missing: Number of items in the catalogue with an empty title.
+        titles_shared: Number of items that have the same title as another item.
+        core: Least numbers of interactions of a user and of an item in the k-core filter; (0, 0)
+            if there was no such filter.
+        core_left_out: Numbers of users, items and interactions that the k-core filter removed.
+        notes: Remarks of the readers, for example about the encoding of a file.
     """
 
     users: int = 0
@@ -71,17 +74,17 @@ class Report:
 
     @property
     def tie_share(self) -> float:
-        """Share of interactions whose time is also that of another one of the same user."""
+        """Share of interactions that have the same time as another one of the same user."""
         return self.tied / self.interactions if self.interactions else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON can hold them."""
+        """Return the counts as values that JSON can hold."""
         values = {**asdict(self), "tie_share": round(self.tie_share, 6)}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
-        """Return the report that `as_dict` wrote."""
+        """Return the report that `as_dict` turned into `values`."""
         kept: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v
             for key, v in values.items()
@@ -90,7 +93,7 @@ class Report:
         return cls(**kept)
 
     def lines(self) -> list[str]:
-        """Return the report in plain words, one fact a line; what did not happen is left out."""
+        """Return the report as text, one statement per line; counts of zero are left out."""
         text = [
             f"{self.interactions:,} interactions of {self.users:,} users with {self.items:,} items"
         ]
@@ -107,22 +110,22 @@ class Report:
     def _about_repeats(self) -> list[str]:
         if not self.repeated:
             return []
-        what = f"{self.repeated:,} interactions repeat an item the same user had before"
+        found = f"{self.repeated:,} interactions repeat an item that the same user had before"
         if self.repeats == "keep":
-            return [f"{what}: all kept"]
-        return [f"{what}: the {self.repeats} one stays, the others are left out"]
+            return [f"{found}; all of them are kept"]
+        return [f"{found}; the {self.repeats} one is kept, the others are left out"]
 
     def _about_order(self) -> list[str]:
         if not self.has_times:
-            return ["no times: a history is in the order of the file"]
+            return ["the source has no times, so each history is in the order of the file"]
         if not self.tied:
-            return ["no two interactions of a user share a time: the order is exact"]
-        order = "the file's" if self.ties == "file" else "shuffled by a seed"
+            return ["no two interactions of a user share a timestamp, so the order is exact"]
+        order = "in the order of the file" if self.ties == "file" else "in a shuffled order"
         return [
             f"{self.tie_share:.1%} of interactions ({self.tied:,}) share a timestamp with another "
-            f"of the same user; order inside ties is {order}",
-            f"users whose newest interaction is tied, so that which one is the last is not known: "
-            f"{self.users_with_tied_end:,}",
+            f"of the same user; they are {order}",
+            f"users whose newest interaction shares its timestamp, so their last item is not "
+            f"certain: {self.users_with_tied_end:,}",
         ]
 
     def _about_core(self) -> list[str]:
@@ -137,23 +140,26 @@ class Report:
 
     def _about_items(self) -> list[str]:
         if not self.has_item_texts:
-            return ["NO ITEM TEXTS: no file of items was given, so every title is empty"]
+            return ["NO ITEM TEXTS: no item file was given, so every title is empty"]
         kept = "kept" if self.catalogue == "all" else "left out"
-        facts = [
-            ("records of items whose id came before, left out", self.items_listed_twice),
-            ("items with interactions that are not in the file of items", self.items_not_listed),
-            (f"listed items without an interaction, {kept}", self.items_without_interactions),
+        counts = [
+            ("repeated records in the item file, left out", self.items_listed_twice),
+            ("items with interactions that are not in the item file", self.items_not_listed),
+            (
+                f"items of the item file without an interaction, {kept}",
+                self.items_without_interactions,
+            ),
             ("items without a title", self.titles_missing),
             ("items with the same title as another item", self.titles_shared),
         ]
-        return [f"{words}: {count:,}" for words, count in facts if count]
+        return [f"{words}: {count:,}" for words, count in counts if count]
 
 
 def tied_events(histories: Histories) -> NDArray[np.bool_]:
-    """Return `[E]`: whether the event shares its time with another one of the same user.
+    """Return `[E]` bool: True where an event has the same time as another one of the same user.
 
     Args:
-        histories: In time order; without times nothing is tied.
+        histories: Histories in time order; without times, no event is tied.
     """
     tied = np.zeros(len(histories.items), dtype=bool)
     if histories.times is not None and len(tied) > 1:

@@ -1,4 +1,4 @@
-"""Where data comes from: what a folder or a file name says about the format."""
+"""Opens the sources of a dataset and finds their format from the names of the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("auto", "recbole", "movielens", "table")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-# format, interactions, items; the first name found in a folder wins within its row
+# format, names of the interaction file, names of the item file
 _FOLDERS = (
     ("recbole", ("*.inter",), ("*.item",)),
     ("movielens", ("ratings.dat",), ("movies.dat",)),
@@ -40,21 +40,21 @@ def open_sources(
     *,
     format: str = "auto",  # noqa: A002
 ) -> tuple[Table, Table | None, str]:
-    """Return the table of interactions, that of items (or None), and the name of the format.
+    """Return the interaction table, the item table (or None), and the name of the format.
 
     Args:
         interactions: A folder, a file or a frame.
-        items: A file or a frame, or None; a folder brings its own.
-        format: One of `FORMATS`; "auto" goes by the names of the files.
+        items: A file or a frame. If it is None, the item file of the folder is taken.
+        format: One of `FORMATS`; "auto" finds it from the names of the files.
 
     Raises:
-        DataError: If nothing fits, or more than one format does.
+        DataError: If the files fit no format, or more than one.
         ValueError: If `format` is unknown.
     """
     if format not in FORMATS:
         raise ValueError(f"expected a format of {', '.join(FORMATS)}, got {format!r}")
     if isinstance(interactions, str | Path) and Path(interactions).is_dir():
-        interactions, found, format = _look_into(Path(interactions), format)  # noqa: A001
+        interactions, found, format = _find_files(Path(interactions), format)  # noqa: A001
         items = found if items is None else items
     table, kind = _open(interactions, "interactions", format)
     if items is None:
@@ -66,7 +66,7 @@ def _open(source: Source, role: str, wanted: str) -> tuple[Table, str]:
     if not isinstance(source, str | Path):
         return from_frame(source, f"{role} frame"), "frame"
     path = Path(source)
-    kind = _kind(path) if wanted == "auto" else wanted
+    kind = _format_of(path) if wanted == "auto" else wanted
     readers: dict[str, Callable[[Path], Table]] = {
         "recbole": read_recbole,
         "movielens": read_ratings if role == "interactions" else read_movies,
@@ -75,7 +75,7 @@ def _open(source: Source, role: str, wanted: str) -> tuple[Table, str]:
     return readers[kind](path), kind
 
 
-def _kind(path: Path) -> str:
+def _format_of(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     if name in ("u.data", "u.item") or name.endswith(".dat"):
         return "movielens"
@@ -84,8 +84,8 @@ def _kind(path: Path) -> str:
     if name.endswith((*_SEPARATORS, ".parquet")):
         return "table"
     raise DataError(
-        f"{path}: expected a file .inter, .item, .dat, {', '.join(_TABLE_ENDINGS)}, "
-        f"u.data or u.item, or a format that says what it is"
+        f"expected a file .inter, .item, .dat, {', '.join(_TABLE_ENDINGS)}, u.data or u.item, "
+        f"or the argument format, got {path}"
     )
 
 
@@ -97,24 +97,28 @@ def _read_table(path: Path) -> Table:
     return read_delimited(path, Layout(separator, quoted=True))
 
 
-def _look_into(folder: Path, wanted: str) -> tuple[Path, Path | None, str]:
+def _find_files(folder: Path, wanted: str) -> tuple[Path, Path | None, str]:
     found = []
     for kind, interactions, items in _FOLDERS:
-        file = _only(folder, interactions)
+        file = _single_file(folder, interactions)
         if file is not None and wanted in ("auto", kind):
-            found.append((file, _only(folder, items), kind))
+            found.append((file, _single_file(folder, items), kind))
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(file.name for file, _, _ in found)
-        raise DataError(f"{folder}: expected the interactions in one file, got {names}: pass one")
+        raise DataError(
+            f"{folder}: expected the interactions in one file, got {names}; pass the name of one"
+        )
     known = ", ".join(interactions[0] for _, interactions, _ in _FOLDERS)
     raise DataError(f"{folder}: expected a folder with one of {known}, got none of them")
 
 
-def _only(folder: Path, patterns: tuple[str, ...]) -> Path | None:
+def _single_file(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise DataError(f"{folder}: expected one of these files, got {names}: pass it by its name")
+        raise DataError(
+            f"{folder}: expected one file of this kind, got {names}; pass the name of one"
+        )
     return files[0] if files else None

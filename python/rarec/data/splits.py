@@ -1,4 +1,4 @@
-"""Splits into what is learnt from and what is asked.
+"""Splits of a dataset into training histories, validation cases and test cases.
 
 Axes: U users, E events, C cases.
 """
@@ -20,13 +20,13 @@ from rarec.data.tables import DataError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A dataset cut into three.
+    """A dataset that is split into three parts.
 
     Attributes:
-        train: U rows, one per user of the dataset; a row may be empty.
-        validation: Cases to choose settings on.
-        test: Cases to report.
-        description: The rule and its counts, as JSON can hold them.
+        train: U rows of training histories, one per user of the dataset; a row may be empty.
+        validation: Cases on which settings are chosen.
+        test: Cases on which results are reported.
+        description: The rule of the split and its counts, as values that JSON can hold.
     """
 
     train: Histories
@@ -38,8 +38,8 @@ class Split:
 def leave_one_out(dataset: Dataset, *, min_history: int = 1) -> Split:
     """Return the split by position: a user's last item is for test, the one before for validation.
 
-    The history of a test case holds the validation item too. A user with fewer than
-    `min_history + 2` events gives no case: all the events stay in train.
+    The history of a test case includes the validation item. A user with fewer than
+    `min_history + 2` events gives no case; all events of this user stay in the training part.
 
     Args:
         dataset: The dataset.
@@ -64,8 +64,8 @@ def leave_one_out(dataset: Dataset, *, min_history: int = 1) -> Split:
     test = _cases(histories, users, ends[users] - 1)
     description = {
         "split": "leave_one_out",
-        "rule": "last event of a user: test; the one before: validation; the rest: train; users "
-        f"with fewer than {min_history + 2} events: all in train",
+        "rule": "last event of a user: test; the event before: validation; earlier events: train; "
+        f"users with fewer than {min_history + 2} events: all events in train",
         "min_history": min_history,
         "users_without_case": int(np.sum(~enough)),
         **_counts(train, validation, test, dataset.n_items),
@@ -76,22 +76,22 @@ def leave_one_out(dataset: Dataset, *, min_history: int = 1) -> Split:
 def split_by_time(
     dataset: Dataset, *, validation: float = 0.1, test: float = 0.1, min_history: int = 1
 ) -> Split:
-    """Return the split by two moments that are the same for all users.
+    """Return the split by two moments in time that are the same for all users.
 
-    The moments are chosen so that about `test` of the events lie at or after the second and
-    about `validation` between the two. Train is what lies before the first. Each user's first
-    event in a window is a case, its history all the user did before; later events in a window
-    are not asked.
+    The events before the first moment are for training. The validation window lies between the
+    two moments, the test window starts at the second one. The first event of a user in a window
+    is the target of a case, whose history is all that the user had before. Later events of the
+    user in this window are not targets.
 
     Args:
-        dataset: The dataset; must have times.
-        validation: Share of events between the two moments.
-        test: Share of events after the second.
+        dataset: The dataset; it must have times.
+        validation: Approximate share of the events in the validation window.
+        test: Approximate share of the events in the test window.
         min_history: Least number of events before a target; at least 1.
 
     Raises:
-        ValueError: If a share is not between 0 and 1 or nothing is left for train.
-        DataError: If there are no times, or a part is empty.
+        ValueError: If a share is not above 0, or if the sum of the shares is not below 1.
+        DataError: If there are no times, or if a part is empty.
     """
     _check_min_history(min_history)
     if not (validation > 0 and test > 0 and validation + test < 1):
@@ -115,12 +115,13 @@ def split_by_time(
     for name, cases in (("validation", validation_cases), ("test", test_cases)):
         if len(cases) == 0:
             raise DataError(
-                f"expected users with {min_history} events before the {name} window, got none"
+                f"expected users with an event in the {name} window and at least {min_history} "
+                f"events before it, got none"
             )
     description = {
         "split": "by_time",
-        "rule": "train: before the first moment; a case: a user's first event in the window from "
-        "one moment to the next, with all the user did before it",
+        "rule": "events before the first moment are for training; the first event of a user in "
+        "the window after a moment is the target of a case, with all earlier events as history",
         "min_history": min_history,
         "moments": [first, second],
         "shares_asked": [validation, test],
@@ -143,7 +144,7 @@ def _moments(times: NDArray[np.float64], validation: float, test: float) -> tupl
     second = float(ordered[min(round(len(ordered) * (1 - test)), last)])
     if not ordered[0] < first < second:
         raise DataError(
-            f"expected times that can be cut into three parts, "
+            f"expected times that can be split into three parts, "
             f"got moments {first} and {second} for times from {ordered[0]} to {ordered[-1]}"
         )
     return first, second
@@ -152,7 +153,13 @@ def _moments(times: NDArray[np.float64], validation: float, test: float) -> tupl
 def _first_events(
     histories: Histories, window: NDArray[np.bool_], min_history: int
 ) -> tuple[Cases, int]:
-    """Return each user's first event in the window, and how many had too short a history."""
+    """Return the cases of a window, and the number of users whose history was too short.
+
+    Args:
+        histories: All events.
+        window: `[E]` True for the events in the window.
+        min_history: Least number of events before a target.
+    """
     positions = np.flatnonzero(window)
     users, first = np.unique(histories.rows[positions], return_index=True)
     positions = positions[first]

@@ -1,4 +1,4 @@
-"""A table as it was read, and errors that say where in it something is wrong."""
+"""A table as it was read, with errors that name the place in the source."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from dataclasses import dataclass
 
 import polars as pl
 
-# the column that keeps a row's number in the file where blank lines were left out
+# if blank lines were left out, this column holds the number of each row in the file
 ROW_COLUMN = "(row)"
 
 
 class DataError(ValueError):
-    """Input data that cannot be read as it is; the message names the place."""
+    """The error for malformed input data; its message names the place."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Columns of one source, and how to name a place in it.
+    """Columns of one source, with the means to name a place in it.
 
     Attributes:
         frame: The columns as the source has them.
-        source: The name of the source in messages: a file name, or what was passed.
-        line: Returns the line of a row in the file; None where the source has no lines.
-        titles: Columns that hold an item's title, as far as the format itself says so.
-        notes: What a reader of the report should know about the source.
+        source: Name of the source in messages, for example the file name.
+        line: Function from a row of `frame` to its line in the file; None if the source has no
+            lines.
+        titles: Names of the columns that hold the title of an item according to the format.
+        notes: Remarks on the source for the report.
     """
 
     frame: pl.DataFrame
@@ -38,16 +39,16 @@ class Table:
 
     @property
     def names(self) -> list[str]:
-        """The columns of the source."""
+        """Names of the columns of the source."""
         return [name for name in self.frame.columns if name != ROW_COLUMN]
 
     def fault(self, row: int, column: str, message: str) -> DataError:
-        """Return the error for one cell, to be raised.
+        """Return the error for one cell; the caller raises it.
 
         Args:
             row: Row of `frame`.
             column: Name of the column.
-            message: What was expected and what was found.
+            message: Text of the form "expected X, got Y".
         """
         if ROW_COLUMN in self.frame.columns:
             row = int(self.frame[ROW_COLUMN][row])
@@ -59,12 +60,12 @@ class Table:
         """Return the name of the column for `purpose`.
 
         Args:
-            wanted: The name the caller gave, or None.
-            usual: Names to look for when none was given, the first one found wins.
-            purpose: Stands in the message.
+            wanted: The name that the caller gave, or None.
+            usual: Names to look for if `wanted` is None; the first one that exists is taken.
+            purpose: What the column is for; the error message contains it.
 
         Raises:
-            DataError: If there is no such column; the message lists those that exist.
+            DataError: If there is no such column; the message lists the columns that exist.
         """
         found = self.find(wanted, usual)
         if found is None:
@@ -75,14 +76,14 @@ class Table:
         return found
 
     def find(self, wanted: str | None, usual: tuple[str, ...]) -> str | None:
-        """Return the name of the column, or None where no name was given and none is usual.
+        """Return the name of the column; None if `wanted` is None and no usual name exists.
 
         Args:
-            wanted: The name the caller gave, or None.
-            usual: Names to look for when none was given.
+            wanted: The name that the caller gave, or None.
+            usual: Names to look for if `wanted` is None; the first one that exists is taken.
 
         Raises:
-            DataError: If `wanted` is given and does not exist.
+            DataError: If `wanted` is not None and does not exist.
         """
         if wanted is not None:
             if wanted not in self.names:

@@ -1,4 +1,4 @@
-"""Titles as a language model should read them."""
+"""Titles of items, cleaned and put together for a language model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import html
 import re
 from functools import lru_cache
 
-# only with its semicolon: "AT&T" and "R&B" are no entities
+# the semicolon is required, because "AT&T" and "R&B" are not entities
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-# names of tags, not anything in angle brackets: "<Untitled>" is a title
+# only known tags are removed, because "<Untitled>" can be a title
 _BLOCK_TAG = re.compile(
     r"</?(?:br|p|div|li|ul|ol|hr|h[1-6]|t[dr]|th|table|center|img|script|style)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
@@ -16,10 +16,10 @@ _BLOCK_TAG = re.compile(
 _INLINE_TAG = re.compile(
     r"</?(?:a|b|i|u|s|em|strong|span|font|small|big|su[bp]|tt|code)(?:\s[^<>]*)?/?>", re.IGNORECASE
 )
-# text that went through two exports is escaped twice; nobody has seen it four times
+# each export of a text can escape it once more; more than four times has not been seen
 _MAX_UNESCAPES = 4
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-# stands for an empty value in a template, until what belongs to it has gone too
+# marks an empty value in a template until its brackets or punctuation are removed as well
 _EMPTY = "\0"
 _PUNCTUATION = r"[\s,.;:/|\u00b7\u2013\u2014\u3001-]*"
 _OPEN, _CLOSE = r"[(\[\uff08\u3010]", r"[)\]\uff09\u3011]"
@@ -31,7 +31,7 @@ _EMPTY_LATER = re.compile(rf"{_PUNCTUATION}{_EMPTY}")
 
 
 def clean_title(text: str) -> str:
-    """Return the text without HTML: entities unescaped, tags removed, each space a single one.
+    """Return the text without HTML entities and tags, and with single spaces between words.
 
     Example:
         >>> clean_title("Tom &amp;amp; Jerry <b>DVD</b>")
@@ -50,10 +50,10 @@ def clean_title(text: str) -> str:
 
 
 def join_texts(columns: list[list[str]]) -> list[str]:
-    """Return one text per item: its cleaned columns joined by ". ", empty ones left out.
+    """Return one text per item: its cleaned columns that are not empty, joined by ". ".
 
     Args:
-        columns: One list per column, each with a value per item.
+        columns: One list per column, with one value per item.
     """
     cleaned = [[clean_title(value) for value in column] for column in columns]
     if len(cleaned) == 1:
@@ -62,10 +62,10 @@ def join_texts(columns: list[list[str]]) -> list[str]:
 
 
 def template_columns(template: str) -> list[str]:
-    """Return the names in braces, each once.
+    """Return the distinct column names that stand in braces in a template.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the template has no column name.
     """
     names = list(dict.fromkeys(_PLACEHOLDER.findall(template)))
     if not names:
@@ -76,12 +76,12 @@ def template_columns(template: str) -> list[str]:
 def fill_template(template: str, columns: dict[str, list[str]]) -> list[str]:
     """Return one text per item: the template with the cleaned values of its columns.
 
-    An empty value takes with it the brackets that hold nothing else, or the punctuation before it.
-    Where all values are empty the text is.
+    If a value is empty, the brackets around it or the punctuation before it are removed as well.
+    If all values are empty, the text is empty.
 
     Args:
-        template: A column's name in braces becomes its value.
-        columns: A value per item of each column.
+        template: A text with column names in braces, which are replaced by the values.
+        columns: For each column name, one value per item.
 
     Example:
         >>> columns = {"title": ["Solaris", "Stalker"], "year": ["1972", ""]}
@@ -93,18 +93,19 @@ def fill_template(template: str, columns: dict[str, list[str]]) -> list[str]:
     for row in zip(*(columns[name] for name in names), strict=True):
         values = {name: clean_title(text) for name, text in zip(names, row, strict=True)}
         empty = frozenset(name for name in names if not values[name])
-        filled.append("" if len(empty) == len(names) else _filled(template, values, empty))
+        filled.append("" if len(empty) == len(names) else _fill_row(template, values, empty))
     return filled
 
 
-def _filled(template: str, values: dict[str, str], empty: frozenset[str]) -> str:
-    text = _PLACEHOLDER.sub(lambda match: values[match.group(1)], _without(template, empty))
+def _fill_row(template: str, values: dict[str, str], empty: frozenset[str]) -> str:
+    shortened = _without_columns(template, empty)
+    text = _PLACEHOLDER.sub(lambda match: values[match.group(1)], shortened)
     return " ".join(text.split())
 
 
 @lru_cache(maxsize=1024)
-def _without(template: str, names: frozenset[str]) -> str:
-    """Return a template without some of its columns and what belongs to them."""
+def _without_columns(template: str, names: frozenset[str]) -> str:
+    """Return a template without the given columns and their brackets or punctuation."""
     if not names:
         return template
     text = _PLACEHOLDER.sub(

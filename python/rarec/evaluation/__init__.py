@@ -1,4 +1,4 @@
-"""How good the ranking is: exact ranks, metrics with intervals, and the protocol beside them."""
+"""Evaluation: exact ranks, metrics with confidence intervals, and the protocol of the results."""
 
 from rarec.evaluation.metrics import (
     CUTOFFS,

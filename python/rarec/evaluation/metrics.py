@@ -1,6 +1,6 @@
 """Metrics of ranks, with confidence intervals over users.
 
-Axes: Q queries (one target each), R bootstrap resamples.
+Axes: Q queries (one target each), R bootstrap resamples, M metrics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from rarec.evaluation.ranks import Ranks, TieRule
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
-# resampled row numbers held at once: 16 MB of them
+# row numbers of resamples that are in memory at once; they take 16 MB
 _BLOCK = 2_000_000
 
 
@@ -23,14 +23,13 @@ def per_user(
 ) -> dict[str, NDArray[np.float64]]:
     """Return `[Q]` float64 values of each metric, by name.
 
-    With `r` the rank: `hr@k` is 1 where `r <= k`; `ndcg@k` is `1 / log2(1 + r)` there (the ideal
-    is 1 with one target); `recall@k` equals `hr@k` with one target; `mrr@k` is `1 / r` there, and
-    `mrr` is `1 / r` everywhere.
+    A query has one target, with rank `r`. If `r <= k`, `hr@k` and `recall@k` are 1, `ndcg@k` is
+    `1 / log2(1 + r)`, and `mrr@k` is `1 / r`; otherwise they are 0. `mrr` is always `1 / r`.
 
     Args:
-        ranks: The ranks.
-        cutoffs: The values of `k`, each at least 1.
-        ties: The rank among equal scores, see `Ranks.values`.
+        ranks: Ranks of the targets.
+        cutoffs: Values of `k`, each at least 1.
+        ties: Rule for the rank among equal scores, as in `Ranks.values`.
 
     Raises:
         ValueError: If a cutoff is below 1.
@@ -62,18 +61,19 @@ def summarise(
     cutoffs: Sequence[int] = CUTOFFS,
     ties: TieRule = "average",
 ) -> dict[str, float | list[float]]:
-    """Return the mean of each metric, and beside it under `NAME_ci` its interval `[low, high]`.
+    """Return the mean of each metric by its name, and its interval `[low, high]` as `NAME_ci`.
 
-    The interval is the percentile bootstrap over queries, all metrics on the same resamples.
+    The interval is a percentile bootstrap interval over queries. All metrics use the same
+    resamples.
 
     Args:
-        ranks: The ranks, at least one; or those of several runs (seeds) on the same queries, of
-            which each query's metrics are averaged first.
-        n_bootstrap: Number of resamples R; 0 leaves the intervals out.
+        ranks: Ranks of at least one query, or the ranks of several runs (seeds) on the same
+            queries. With several runs, the metrics of each query are first averaged over them.
+        n_bootstrap: Number of resamples R; with 0 there are no intervals.
         seed: Seed of the resamples.
         confidence: Share of the resamples inside the interval.
-        cutoffs: The values of `k`.
-        ties: The rank among equal scores.
+        cutoffs: Values of `k`, each at least 1.
+        ties: Rule for the rank among equal scores, as in `Ranks.values`.
 
     Raises:
         ValueError: If there is no rank, or an argument is out of range.
@@ -103,12 +103,12 @@ def compare(
 
     Args:
         a: Ranks of one model, or of several runs of it.
-        b: Ranks of the other, on the same queries in the same order.
-        metric: A name that `per_user` gives, at any cutoff: `"hr@10"`, `"mrr"`.
+        b: Ranks of the other model, on the same queries in the same order.
+        metric: Name of a metric of `per_user` with any cutoff, such as `"hr@10"` or `"mrr"`.
         n_bootstrap: Number of resamples of the paired differences, at least 1.
         seed: Seed of the resamples.
         confidence: Share of the resamples inside the interval.
-        ties: The rank among equal scores.
+        ties: Rule for the rank among equal scores, as in `Ranks.values`.
 
     Returns:
         `{"metric": metric, "difference": mean(a) - mean(b), "ci": [low, high]}`.
@@ -137,25 +137,27 @@ def compare_pairs(
     confidence: float = 0.95,
     ties: TieRule = "average",
 ) -> list[dict[str, Any]]:
-    """Return for each pair and each metric what `compare` gives, all on the same resamples.
+    """Return the result of `compare` for each pair and each metric, all on the same resamples.
 
-    Beside `ci` stands `ci_corrected`, the interval that keeps the confidence for all pairs of the
-    metric together (Bonferroni: `1 - (1 - confidence) / number of pairs` for each).
+    Each result has two intervals. `ci` has the given confidence for one pair. `ci_corrected` has
+    this confidence for all pairs of the metric together. It is the Bonferroni correction, with the
+    confidence `1 - (1 - confidence) / number of pairs` for each pair.
 
     Args:
-        ranks: Ranks of each model, or of several runs of it, all on the same queries.
-        pairs: Names of two models each.
-        metrics: As for `compare`.
-        n_bootstrap: Number of resamples; the corrected intervals read the far tails, so many.
+        ranks: Ranks of each model by its name, or of several runs of it, all on the same queries.
+        pairs: Pairs of names of models.
+        metrics: Names of metrics, as in `compare`.
+        n_bootstrap: Number of resamples, at least 1. The corrected intervals need many, because
+            they depend on the tails of the distribution.
         seed: Seed of the resamples.
         confidence: Share of the resamples inside `ci`.
-        ties: The rank among equal scores.
+        ties: Rule for the rank among equal scores, as in `Ranks.values`.
 
     Returns:
-        Rows `{"a", "b", "metric", "difference", "ci", "ci_corrected"}`.
+        One row `{"a", "b", "metric", "difference", "ci", "ci_corrected"}` per pair and metric.
 
     Raises:
-        ValueError: As `compare` does.
+        ValueError: If the numbers of queries differ or are 0, or a metric is unknown.
     """
     if n_bootstrap < 1:
         raise ValueError(f"expected n_bootstrap >= 1, got {n_bootstrap}")
@@ -168,7 +170,8 @@ def compare_pairs(
         for metric in metrics
     }
     if len({len(column) for column in values.values()}) > 1:
-        raise ValueError("expected ranks of the same queries, got different numbers of them")
+        lengths = sorted({len(column) for column in values.values()})
+        raise ValueError(f"expected ranks of the same queries, got numbers of queries {lengths}")
     wanted = [(a, b, metric) for a, b in pairs for metric in metrics]
     differences = np.stack([values[a, m] - values[b, m] for a, b, m in wanted], axis=1)
     means = _resampled_means(differences, n_bootstrap, seed)
@@ -179,11 +182,11 @@ def compare_pairs(
             "a": a,
             "b": b,
             "metric": metric,
-            "difference": float(differences[:, place].mean()),
-            "ci": plain[place].tolist(),
-            "ci_corrected": corrected[place].tolist(),
+            "difference": float(differences[:, column].mean()),
+            "ci": plain[column].tolist(),
+            "ci_corrected": corrected[column].tolist(),
         }
-        for place, (a, b, metric) in enumerate(wanted)
+        for column, (a, b, metric) in enumerate(wanted)
     ]
 
 
@@ -191,12 +194,12 @@ def slices(ranks: Ranks, groups: ArrayLike, **options: Any) -> dict[Hashable, di
     """Return the summary of each group of queries, by label in sorted order.
 
     Args:
-        ranks: The ranks.
-        groups: `[Q]` label of each query's group.
-        **options: Passed on to `summarise`.
+        ranks: Ranks of the targets.
+        groups: `[Q]` the label of each query's group.
+        **options: Keyword arguments of `summarise`.
 
     Returns:
-        For each label what `summarise` gives, and under `"queries"` the size of the group.
+        For each label the result of `summarise`, with the number of its queries as `"queries"`.
 
     Raises:
         ValueError: If there is not one label per query.
@@ -216,7 +219,7 @@ def slices(ranks: Ranks, groups: ArrayLike, **options: Any) -> dict[Hashable, di
 def _per_query(
     ranks: Ranks | Sequence[Ranks], cutoffs: Sequence[int], ties: TieRule
 ) -> dict[str, NDArray[np.float64]]:
-    """Return what `per_user` gives; of several runs, its mean over them."""
+    """Return the metrics of `per_user`; with several runs, the mean over the runs."""
     runs = [ranks] if isinstance(ranks, Ranks) else list(ranks)
     lengths = {len(run) for run in runs}
     if len(lengths) > 1:
@@ -224,7 +227,7 @@ def _per_query(
     if not lengths or 0 in lengths:
         raise ValueError("expected at least one rank, got none")
     metrics = [per_user(run, cutoffs=cutoffs, ties=ties) for run in runs]
-    return {name: np.mean([of_run[name] for of_run in metrics], axis=0) for name in metrics[0]}
+    return {name: np.mean([run[name] for run in metrics], axis=0) for name in metrics[0]}
 
 
 def _metric(ranks: Ranks | Sequence[Ranks], name: str, ties: TieRule) -> NDArray[np.float64]:
@@ -247,7 +250,7 @@ def _check_bootstrap(n_bootstrap: int, seed: int, confidence: float) -> None:
 def _intervals(
     values: NDArray[np.float64], n_bootstrap: int, seed: int, confidence: float
 ) -> NDArray[np.float64]:
-    """Return `[M, 2]` percentile intervals of the means of `values`, `[Q, M]`."""
+    """Return `[M, 2]` percentile intervals for the means of the M columns of `values`."""
     if n_bootstrap == 0:
         return np.empty((values.shape[1], 0))
     return _quantiles(_resampled_means(values, n_bootstrap, seed), confidence)
@@ -256,7 +259,7 @@ def _intervals(
 def _resampled_means(
     values: NDArray[np.float64], n_bootstrap: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return `[R, M]`: means of the columns of `values`, `[Q, M]`, in each resample."""
+    """Return `[R, M]` means of the M columns of `values` in each resample."""
     return np.concatenate(
         [counts @ values / len(values) for counts in _resamples(len(values), n_bootstrap, seed)]
     )
@@ -268,7 +271,7 @@ def _quantiles(means: NDArray[np.float64], confidence: float) -> NDArray[np.floa
 
 
 def _resamples(n: int, n_bootstrap: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield blocks `[r, n]`: how often each of the n rows comes up in each resample."""
+    """Yield blocks `[r, n]` with the number of times that each of n rows is in each resample."""
     generator = np.random.default_rng(seed)
     size = max(1, _BLOCK // n)
     for start in range(0, n_bootstrap, size):

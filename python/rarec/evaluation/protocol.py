@@ -1,4 +1,4 @@
-"""How a result was made, written beside it."""
+"""The protocol of a result, which says how it was made and is written beside it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def protocol(
     ties: TieRule = "average",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what someone needs to make the numbers again, as a plain dict.
+    """Return what is needed to reproduce a result, as a dict that JSON can hold.
 
     Args:
-        data_hash: Fingerprint of the data the result is about.
-        split: The split in words, with its parameters.
-        filters: What was dropped from the data, in the order it was.
-        exclusion: Which items are no candidates: for example `"items seen before the target"`.
-        seeds: Every seed, by what it is for.
-        ties: The rank among equal scores.
-        extra: More keys, none of them one of ours.
+        data_hash: Content hash of the dataset.
+        split: Description of the split with its parameters.
+        filters: Filters of the data, in the order in which they were applied.
+        exclusion: Which items are not candidates, for example `"items seen before the target"`.
+        seeds: Each seed, by its purpose.
+        ties: Rule for the rank among equal scores, as in `Ranks.values`.
+        extra: More entries; their keys must differ from the others.
 
     Returns:
-        The arguments, and the versions of Python and the packages (None where one is not
-        installed), the platform, the command (with the home folder as `~`), and the time in UTC.
+        The arguments, the versions of Python and of the packages (None if a package is not
+        installed), the platform, the command (with `~` for the home folder), and the time in UTC.
 
     Raises:
-        ValueError: If the tie rule is unknown, or `extra` has a key of ours.
+        ValueError: If the tie rule is unknown, or if a key of `extra` exists already.
     """
     if ties not in get_args(TieRule):
         raise ValueError(f"expected ties of {list(get_args(TieRule))}, got {ties!r}")
@@ -67,27 +67,26 @@ def protocol(
     }
     clash = sorted(made.keys() & (extra or {}).keys())
     if clash:
-        raise ValueError(f"expected extra keys of their own, got {clash}")
+        raise ValueError(f"expected extra keys that the protocol does not have, got {clash}")
     return made | dict(extra or {})
 
 
 def write_results(
     folder: str | os.PathLike[str], results: Mapping[str, Any], protocol: Mapping[str, Any]
 ) -> None:
-    """Write `results.json` and `protocol.json`, each whole or not at all.
+    """Write `results.json` and `protocol.json`, each either completely or not at all.
 
-    Both are turned into text before either is written. `results.json` comes last: where it is,
-    its protocol is.
+    `results.json` is written last, so a folder that has it also has its protocol.
 
     Args:
-        folder: Where to write; made when it is absent.
-        results: `"rows"`, a list of rows each with a `"model"`, and if it likes `"paired"`, a list
-            of comparisons (see `compare`) each with `"a"` and `"b"`.
-        protocol: What `protocol` gave; also put into `results.json` under `"protocol"`.
+        folder: The folder to write into; it is created if it does not exist.
+        results: Under `"rows"` a list of rows that each have a `"model"`. Optionally, under
+            `"paired"`, a list of comparisons (see `compare`) that each have `"a"` and `"b"`.
+        protocol: The result of `protocol`; `results.json` also has it under `"protocol"`.
 
     Raises:
-        ValueError: If the results have not this form or hold NaN, infinity or other values that
-            JSON does not have.
+        ValueError: If the results do not have this form, or if a value is NaN, infinite or of a
+            type that JSON does not have.
     """
     _check_results(results)
     try:
@@ -107,10 +106,15 @@ def write_results(
 
 def _check_results(results: Mapping[str, Any]) -> None:
     if "protocol" in results:
-        raise ValueError("expected results without a protocol, which has its own argument")
+        raise ValueError(
+            "expected results without the key 'protocol', got one; pass the argument protocol"
+        )
     rows = results.get("rows")
     if not isinstance(rows, list) or not all("model" in row for row in rows):
-        raise ValueError("expected results with a list of rows that each name their model")
+        raise ValueError(
+            f"expected a list of rows that each have the key 'model' as results['rows'], "
+            f"got {rows!r:.80}"
+        )
     for pair in results.get("paired", []):
         if not {"a", "b", "metric", "difference", "ci"} <= pair.keys():
             raise ValueError(
@@ -132,5 +136,5 @@ def _without_home(argument: str) -> str:
     home = str(Path.home())
     if argument == home:
         return "~"
-    # with the separator, so that a sibling whose name starts the same keeps its own
+    # with the separator, so that /home/ann does not match /home/anna
     return argument.replace(home.rstrip(os.sep) + os.sep, "~" + os.sep)

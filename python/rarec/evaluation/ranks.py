@@ -1,6 +1,6 @@
 """Exact ranks of targets over the whole catalogue.
 
-Axes: Q queries, K vectors of a query, D width, N items.
+Axes: Q queries, K vectors of a query, D vector width, N items.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from rarec.data import Histories
 TieRule = Literal["average", "optimistic", "pessimistic"]
 
 _FILE = "ranks.safetensors"
-# query vectors from which integer codes of the items pay for being made
+# from this number of query vectors on, integer codes of the items save more time than they cost
 _SCREENED_FROM = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Where the target of each query stands among its candidates.
+    """The position of each query's target among its candidates.
 
-    The candidates of a query are all items but its target and those it leaves out as seen.
+    The candidates of a query are all items except its target and its seen items.
 
     Attributes:
-        greater: `[Q]` int32: candidates that score above the target.
-        equal: `[Q]` int32: candidates that score exactly as the target.
-        candidates: `[Q]` int32: all candidates.
+        greater: `[Q]` int32 number of candidates with a higher score than the target.
+        equal: `[Q]` int32 number of candidates with the same score as the target.
+        candidates: `[Q]` int32 number of candidates.
     """
 
     greater: NDArray[np.int32]
@@ -57,18 +57,23 @@ class Ranks:
             )
         above = self.greater.astype(np.int64) + self.equal
         if np.any(self.greater < 0) or np.any(self.equal < 0) or np.any(above > self.candidates):
-            raise ValueError("expected counts >= 0 that do not pass the candidates")
+            row = int(np.argmax((self.greater < 0) | (self.equal < 0) | (above > self.candidates)))
+            raise ValueError(
+                f"expected greater >= 0, equal >= 0 and greater + equal <= candidates, got "
+                f"{self.greater[row]}, {self.equal[row]} and {self.candidates[row]} in row {row}"
+            )
 
     def __len__(self) -> int:
         return len(self.greater)
 
     def values(self, ties: TieRule = "average") -> NDArray[np.float64]:
-        """Return the rank of each target, `[Q]` float64, 1 being the best.
+        """Return the `[Q]` float64 rank of each target; rank 1 is the best.
 
         Args:
-            ties: Where a target stands among candidates of its own score: in the middle
-                (`1 + greater + equal / 2`), first, or last. A model that scores everything the
-                same has no hits but by luck with the average, all with the optimistic rule.
+            ties: Rule for the rank of a target among candidates with the same score: in the middle
+                (`"average"`, `1 + greater + equal / 2`), first (`"optimistic"`), or last
+                (`"pessimistic"`). If a model gives all items the same score, each target is first
+                with the optimistic rule, and in the middle of the catalogue with the average.
 
         Raises:
             ValueError: If the rule is unknown.
@@ -79,10 +84,10 @@ class Ranks:
         return 1.0 + self.greater + share * self.equal
 
     def take(self, rows: ArrayLike) -> Ranks:
-        """Return the ranks of the queries in `rows` (numbers, or a mask)."""
+        """Return the ranks of the queries in `rows` (row numbers or a mask)."""
         rows = np.asarray(rows)
         if rows.size == 0 and rows.dtype != np.bool_:
-            # an empty list is floating for numpy, which then refuses it
+            # NumPy turns an empty list into floats, which it then refuses as an index
             rows = rows.astype(np.int64)
         return Ranks(self.greater[rows], self.equal[rows], self.candidates[rows])
 
@@ -96,23 +101,25 @@ def rank_targets(
     among: Histories | None = None,
     threads: int | None = None,
 ) -> Ranks:
-    """Return the exact rank of each query's target among all items it has not seen.
+    """Return the exact rank of each query's target among all items that are not seen.
 
-    An item's score is its inner product with the query, the largest one where a query has more
-    than one vector. Scores are float32 sums in the order of the width, the target's included, so
-    a rank does not depend on the batch. No queries x items matrix is made.
+    The score of an item is its inner product with the query. If a query has several vectors, it
+    is the largest inner product. All scores are float32 sums over the vector width in the same
+    order, so a rank does not depend on the batch. The `[Q, N]` score matrix is never in memory.
 
     Args:
-        queries: `[Q, D]` or `[Q, K, D]` vectors; cast to float32.
-        items: `[N, D]` vectors, float32 or float16; others are cast to float32.
-        targets: `[Q]` whole item numbers. A target that is among the seen is ranked all the same.
-        seen: Q rows of items to leave out, in any order; None leaves out nothing.
-        among: Q rows of candidates; None takes all items. Ranks among a few candidates flatter
-            every model, and may order two models wrongly (Krichene & Rendle 2020).
-        threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
+        queries: `[Q, D]` or `[Q, K, D]` vectors, which are cast to float32.
+        items: `[N, D]` vectors of float32 or float16; other types are cast to float32.
+        targets: `[Q]` item numbers, of an integer type. A target that is also a seen item is
+            ranked like any other.
+        seen: Q rows of items that are not candidates, in any order; None excludes no items.
+        among: Q rows of candidates; None takes all items. Ranks among a few candidates are too
+            good for every model, and can order two models wrongly (Krichene & Rendle 2020).
+        threads: Number of threads; None takes `RAREC_NUM_THREADS`, or all processors if that is
+            not set.
 
     Raises:
-        ValueError: If shapes do not fit, a vector is not finite, or an item is not below N.
+        ValueError: If shapes do not fit, if a vector is not finite, or if an item is not below N.
     """
     vectors = np.ascontiguousarray(queries, dtype=np.float32)
     table = np.asarray(items)
@@ -138,9 +145,9 @@ def rank_targets(
     for name, rows in (("seen items", seen), ("candidates", among)):
         if rows is not None and len(rows) != len(vectors):
             raise ValueError(f"expected {len(vectors)} rows of {name}, got {len(rows)}")
-    # codes cost about as much as scoring all items for some hundred vectors
-    pays = among is None and vectors.shape[0] * vectors.shape[1] >= _SCREENED_FROM
-    catalogue = _rust.Catalogue(table, screen="shorts" if pays else None, threads=threads)
+    # computing the codes takes as long as scoring all items for a few hundred query vectors
+    screened = among is None and vectors.shape[0] * vectors.shape[1] >= _SCREENED_FROM
+    catalogue = _rust.Catalogue(table, screen="shorts" if screened else None, threads=threads)
     left_out = seen.sorted_unique()
     candidates = None if among is None else among.sorted_unique()
     return Ranks(
@@ -155,13 +162,13 @@ def rank_targets(
 
 
 def write_ranks(folder: str | os.PathLike[str], ranks: Mapping[str, Ranks], part: str) -> None:
-    """Write the ranks of models on the same queries into a folder, whole or not at all.
+    """Write the ranks of models on the same queries into a folder, completely or not at all.
 
     Args:
-        folder: Where to write `ranks.safetensors`: for each model `[3, Q]` int32, the greater, the
-            equal and all candidates.
-        ranks: By the name of the model.
-        part: Which queries: `test` or `validation`.
+        folder: Folder for the file `ranks.safetensors`. For each model it has a `[3, Q]` int32
+            tensor with the rows `greater`, `equal` and `candidates`.
+        ranks: Ranks by the name of the model.
+        part: Part of the split that the queries belong to: `test` or `validation`.
     """
     target = Path(folder) / _FILE
     temporary = target.with_name(f".{_FILE}.{os.getpid()}")
@@ -177,10 +184,10 @@ def write_ranks(folder: str | os.PathLike[str], ranks: Mapping[str, Ranks], part
 
 
 def read_ranks(folder: str | os.PathLike[str]) -> tuple[dict[str, Ranks], str]:
-    """Return the ranks that `write_ranks` wrote, by model, and the part they are of.
+    """Return the ranks that `write_ranks` wrote, by model, and the part of the split.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If the folder has no ranks, or if the file cannot be read.
     """
     file = Path(folder) / _FILE
     try:
@@ -188,4 +195,4 @@ def read_ranks(folder: str | os.PathLike[str]) -> tuple[dict[str, Ranks], str]:
             ranks = {name: Ranks(*tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
             return ranks, tensors.metadata()["part"]
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: expected ranks of models ({error})") from error
+        raise ValueError(f"{file}: expected ranks of models, got: {error}") from error

@@ -1,4 +1,4 @@
-"""Which samples to tune on, and which items to hold against them."""
+"""Selection of the training samples of the language model, and sampling of negatives."""
 
 from rarec.selection.choice import SelectionConfig, SelectionReport, buckets, select
 from rarec.selection.denoising import TitleWords, denoise, word_overlaps

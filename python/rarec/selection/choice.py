@@ -1,6 +1,7 @@
-"""The choice of the few samples to tune on: denoised, then spread over kinds of users and items.
+"""Selection of the few samples on which the language model is tuned.
 
-Yu et al. 2024 (arXiv:2402.04527) tune on about a tenth of the samples and do best with 6%.
+The samples can be denoised and spread over buckets of history length and item popularity. Yu et
+al. 2024 (arXiv:2402.04527) tune on about a tenth of the samples; their best share is 6%.
 Axes: S samples, N items, E events.
 """
 
@@ -74,16 +75,17 @@ class SelectionConfig:
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What happened at each step of a selection.
+    """Counts of the steps of a selection.
 
     Attributes:
-        n_samples: All samples of the histories.
-        n_denoised: Samples that share a word with their history; None if not asked.
-        budget: Most samples that could be chosen.
-        n_selected: Samples that were chosen.
-        n_users: Different users among them.
-        n_targets: Different target items among them.
-        n_buckets: Buckets the budget was spread over that hold any sample; None if not asked.
+        n_samples: Number of samples in the histories.
+        n_denoised: Number of samples whose target shares a word with its history; None if the
+            samples were not denoised.
+        budget: Largest number of samples that could be selected.
+        n_selected: Number of samples that were selected.
+        n_users: Number of distinct users of the selected samples.
+        n_targets: Number of distinct target items of the selected samples.
+        n_buckets: Number of buckets that hold a sample; None if the selection used no buckets.
     """
 
     n_samples: int
@@ -95,33 +97,34 @@ class SelectionReport:
     n_buckets: int | None
 
     def summary(self) -> str:
-        """Return the report in words."""
+        """Return the report as one line of text."""
         parts = [f"{self.n_samples} samples"]
         if self.n_denoised is not None:
-            parts.append(f"{self.n_denoised} share a word with their history")
+            parts.append(f"{self.n_denoised} with a target that shares a word with its history")
         parts.append(f"budget {self.budget}")
         share = self.n_selected / self.n_samples if self.n_samples else 0.0
         spread = "" if self.n_buckets is None else f" over {self.n_buckets} buckets"
         parts.append(f"{self.n_selected} selected{spread} ({share:.1%} of all)")
-        parts.append(f"{self.n_users} users and {self.n_targets} items as targets")
+        parts.append(f"{self.n_users} distinct users and {self.n_targets} distinct target items")
         if self.n_selected < self.budget:
-            parts.append("fewer survived than the budget allows, so all of them were taken")
+            parts.append("fewer samples were left than the budget allows, so all are selected")
         return "; ".join(parts)
 
 
 def buckets(
     samples: Samples, n_items: int, *, n_length: int = 5, n_popularity: int = 5
 ) -> tuple[NDArray[np.int32], int]:
-    """Return `[S]` int32 bucket numbers, and how many numbers there are.
+    """Return `[S]` int32 bucket numbers, and the number of buckets.
 
-    A bucket is a quantile of the history's length crossed with one of the target's popularity
-    among the samples' histories. Equal values share a quantile, so some may stay empty.
+    A bucket combines a quantile of the history length with a quantile of the popularity of the
+    target. The popularity of an item is its number of events in the histories. Equal values are
+    in the same quantile, so a bucket may be empty.
 
     Args:
         samples: The samples.
         n_items: Number of items N.
-        n_length: Number of quantiles of length, at least 1.
-        n_popularity: Number of quantiles of popularity, at least 1.
+        n_length: Number of quantiles of the history length, at least 1.
+        n_popularity: Number of quantiles of the popularity, at least 1.
 
     Raises:
         ValueError: If a number of quantiles is below 1, or an item is not below `n_items`.
@@ -141,22 +144,22 @@ def _quantiles(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     if not len(values):
         return np.zeros(0, dtype=np.int64)
     edges = np.quantile(values, np.arange(1, n) / n, method="lower")
-    # left: a value equal to an edge belongs below it, as do all its equals
+    # "left" puts all values that are equal to an edge into the quantile below the edge
     return np.searchsorted(edges, values, side="left")
 
 
 def select(
     histories: Histories, titles: Sequence[str], config: SelectionConfig | None = None
 ) -> tuple[Samples, SelectionReport]:
-    """Return the samples to tune on, sorted by position, and a report of how they were chosen.
+    """Return the selected samples, sorted by position, and a report of the selection.
 
-    The budget is a share of *all* samples, rounded down: at a fraction of 0.1 never more than a
-    tenth. Where denoising leaves fewer, all that are left are taken, and the report says so.
+    The budget is a share of *all* samples, rounded down. If denoising leaves fewer samples than
+    the budget, all of these are selected, and the report says so.
 
     Args:
         histories: Training histories of all users, oldest first.
         titles: `[N]` the title of each item.
-        config: How to choose; None takes the defaults.
+        config: How the samples are selected; None takes the defaults.
 
     Raises:
         ValueError: If an item has no title.
@@ -177,14 +180,14 @@ def select(
             f"{histories.items.max()}"
         )
     samples = training_samples(histories, min_history=config.min_history)
-    # a hair more than the product: 0.1 * 30 is not quite 3 in floating point, but 3 are meant
+    # slightly more than the product, because a product such as 0.29 * 100 is rounded to below 29
     budget = math.floor(config.fraction * len(samples) * (1 + 1e-12))
-    survivors, n_denoised = samples, None
+    candidates, n_denoised = samples, None
     if config.denoise:
         language, newest = config.language, config.max_history
         keep = denoise(samples, titles, stop_words=language, max_history=newest)
-        survivors, n_denoised = samples.take(keep), int(keep.sum())
-    chosen, n_buckets = _spread(survivors, n_items, min(budget, len(survivors)), config)
+        candidates, n_denoised = samples.take(keep), int(keep.sum())
+    chosen, n_buckets = _choose(candidates, n_items, min(budget, len(candidates)), config)
     return chosen, SelectionReport(
         n_samples=len(samples),
         n_denoised=n_denoised,
@@ -196,16 +199,20 @@ def select(
     )
 
 
-def _spread(
+def _choose(
     samples: Samples, n_items: int, budget: int, config: SelectionConfig
 ) -> tuple[Samples, int | None]:
+    """Return `budget` samples and the number of buckets that hold a sample.
+
+    The number is None if the samples are not spread over buckets.
+    """
     if config.diversify:
         numbers, n_buckets = buckets(
             samples, n_items, n_length=config.n_length, n_popularity=config.n_popularity
         )
         n_filled = len(np.unique(numbers))
     else:
-        # one bucket for all is an even choice
+        # with one bucket, the stratified sample is a uniform one
         numbers, n_buckets, n_filled = np.zeros(len(samples), dtype=np.int32), 1, None
     rows = _rust.stratified_sample(numbers, n_buckets, budget, config.seed)
     if config.order == "newest":
@@ -219,10 +226,17 @@ def _newest(
     wanted: NDArray[np.int64],
     config: SelectionConfig,
 ) -> NDArray[np.int64]:
-    """Return sorted rows: of each bucket the wanted number of those nearest to the end."""
+    """Return the sorted rows of the newest samples of each bucket; equal ages are drawn randomly.
+
+    Args:
+        samples: The samples.
+        numbers: `[S]` bucket of each sample.
+        wanted: Number of samples to take, by bucket.
+        config: The configuration, whose seed is used.
+    """
     age = samples.histories.offsets[1:][samples.users] - samples.positions
-    lot = np.random.default_rng(config.seed).random(len(samples))
-    order = np.lexsort([lot, age, numbers])
+    tie_break = np.random.default_rng(config.seed).random(len(samples))
+    order = np.lexsort([tie_break, age, numbers])
     sizes = np.bincount(numbers, minlength=len(wanted))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[place < np.repeat(wanted, sizes)])
+    rank_in_bucket = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank_in_bucket < np.repeat(wanted, sizes)])

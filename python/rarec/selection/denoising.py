@@ -1,6 +1,7 @@
-"""Denoising: a sample is kept if its target's title shares a word with its history's titles.
+"""Denoising: a sample is kept if the title of its target shares a word with those of its history.
 
-Yu et al. 2024 (arXiv:2402.04527), data construction. Axes: S samples, N items, W words.
+This is the data construction of Yu et al. 2024 (arXiv:2402.04527). Axes: S samples, N items,
+W words.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from rarec import _rust
 from rarec.selection.samples import Samples
 from rarec.selection.stop_words import as_words
 
-# polars holds no string of 4 GiB: titles are put together a part at a time
-_PART = 1 << 20
+# titles that are joined at once: a single string in polars cannot have 4 GiB
+_TITLES_PER_PART = 1 << 20
 
 
 class ArrowStrings(Protocol):
-    """Strings that others can read without a copy: a series of polars or pandas, pyarrow's."""
+    """Strings that export the Arrow interface, such as a polars series or a pyarrow array."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Return the strings as a capsule of the Arrow C stream interface."""
@@ -31,19 +32,19 @@ class ArrowStrings(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TitleWords:
-    """The words of N titles as numbers, read once and compared as often as needed.
+    """The words of N titles as numbers, which can be compared for any number of samples.
 
-    A word is what Unicode calls one (UAX 29) if it holds a letter or a digit. Words are compared in
-    normal form: equal exactly where they are a compatibility caseless match (Unicode 3.13, D146:
-    full case folding between NFD and NFKD, so that "Stra\u00dfe" is "STRASSE" and a final sigma is
-    a sigma, while "\u0130" is "i" with a dot above), and apart from what `NFKC_Casefold` ignores,
-    such as soft hyphens and joiners, but not U+200B, which parts words. Single curly quotes are
-    apostrophes. Scripts without spaces (Chinese, Thai, hiragana) come apart into characters.
+    A word is a Unicode word (UAX 29) that has a letter or a digit. Two words are equal if they are
+    a compatibility caseless match (Unicode 3.13, D146). So "Stra\u00dfe" equals "STRASSE", a final
+    sigma equals a sigma, and "\u0130" equals "i" with a dot above. Characters that `NFKC_Casefold`
+    ignores, such as soft hyphens and joiners, are ignored. U+200B is not ignored; it separates
+    words. Single curly quotes are read as apostrophes. In scripts without spaces (Chinese, Thai,
+    hiragana) each character is a word.
 
     Attributes:
-        offsets: `[N + 1]` int64, where each title's words start in `words`.
-        words: `[W]` int32, sorted and without repetition inside a title; numbered by first
-            occurrence.
+        offsets: `[N + 1]` int64 positions in `words` where the words of each title start.
+        words: `[W]` int32 word numbers, sorted and distinct inside a title. Words are numbered in
+            the order of their first occurrence.
     """
 
     offsets: NDArray[np.int64]
@@ -60,13 +61,14 @@ class TitleWords:
         """Return the words of titles.
 
         Args:
-            titles: `[N]` strings, best a list or anything that exports Arrow strings; None and null
-                have no words.
-            stop_words: Words that do not count: one of `LANGUAGES`, or the words themselves.
-            threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
+            titles: `[N]` strings. A list and a type that exports Arrow strings are the fastest.
+                None and null have no words.
+            stop_words: Words that are left out: one of `LANGUAGES`, or the words themselves.
+            threads: Number of threads; None takes `RAREC_NUM_THREADS`, or all processors if that
+                is not set.
 
         Raises:
-            ValueError: If a title is no string, or there are no stop words of that language.
+            ValueError: If a title is not a string, or if the language has no stop words.
 
         Example:
             >>> TitleWords.read(["The Lion King", "LION"]).words.tolist()
@@ -88,12 +90,13 @@ class TitleWords:
     def overlaps(
         self, samples: Samples, *, max_history: int | None = None, threads: int | None = None
     ) -> NDArray[np.int32]:
-        """Return `[S]` int32: how many words of the target's title its history holds.
+        """Return `[S]` int32: how many words of the target's title occur in titles of its history.
 
         Args:
-            samples: The samples; their items are numbers of titles.
-            max_history: Only the newest events before the target count; None takes all.
-            threads: As in `read`.
+            samples: The samples; their item numbers are places in the list of titles.
+            max_history: Number of newest events before the target whose titles are compared; None
+                takes all.
+            threads: Number of threads, as in `read`.
 
         Raises:
             ValueError: If an item has no title, or `max_history < 1`.
@@ -103,15 +106,15 @@ class TitleWords:
     def shares_word(
         self, samples: Samples, *, max_history: int | None = None, threads: int | None = None
     ) -> NDArray[np.bool_]:
-        """Return `[S]`: True where `overlaps` is not 0, found without counting.
+        """Return `[S]` bool: True where `overlaps` is not 0; faster, because it does not count.
 
         Args:
-            samples: As in `overlaps`.
-            max_history: As in `overlaps`.
-            threads: As in `read`.
+            samples: The samples, as in `overlaps`.
+            max_history: Number of newest events that are compared, as in `overlaps`.
+            threads: Number of threads, as in `read`.
 
         Raises:
-            ValueError: As in `overlaps`.
+            ValueError: If an item has no title, or `max_history < 1`.
         """
         return _rust.shares_word(*self._arguments(samples, max_history), threads=threads)
 
@@ -128,15 +131,16 @@ class TitleWords:
 
 
 def _utf8(titles: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the bytes of all titles, and where each starts."""
+    """Return the UTF-8 bytes of all titles, and the positions where each title starts."""
     series = pl.Series(titles)
     if series.dtype in (pl.Categorical, pl.Enum, pl.Null):
         series = series.cast(pl.String)
     if series.dtype != pl.String:
         raise ValueError(f"expected titles that are strings, got {series.dtype}")
     series = series.fill_null("")
-    # one copy of the bytes: polars keeps long strings apart from short ones
-    slices = (series.slice(first, _PART) for first in range(0, len(series), _PART))
+    # joined, because polars does not store the bytes of its strings one after another
+    starts = range(0, len(series), _TITLES_PER_PART)
+    slices = (series.slice(start, _TITLES_PER_PART) for start in starts)
     parts = [part.str.join("").cast(pl.Binary).item() for part in slices]
     offsets = np.zeros(len(series) + 1, dtype=np.int64)
     np.cumsum(series.str.len_bytes().to_numpy(), out=offsets[1:])
@@ -151,17 +155,19 @@ def word_overlaps(
     max_history: int | None = None,
     threads: int | None = None,
 ) -> NDArray[np.int32]:
-    """Return `[S]` int32: how many different words of the target's title its history holds.
+    """Return `[S]` int32: how many words of the target's title occur in titles of its history.
+
+    To compare several sets of samples, call `TitleWords.read` once and then its methods.
 
     Args:
         samples: The samples.
-        titles: `[N]` as in `TitleWords.read`, which is worth keeping for more samples than these.
-        stop_words: As in `TitleWords.read`.
-        max_history: As in `TitleWords.overlaps`.
-        threads: As in `TitleWords.read`.
+        titles: `[N]` titles, as in `TitleWords.read`.
+        stop_words: Words that are left out, as in `TitleWords.read`.
+        max_history: Number of newest events that are compared, as in `TitleWords.overlaps`.
+        threads: Number of threads, as in `TitleWords.read`.
 
     Raises:
-        ValueError: As `TitleWords.read` and `TitleWords.overlaps`.
+        ValueError: If `TitleWords.read` or `TitleWords.overlaps` refuses an argument.
     """
     words = TitleWords.read(titles, stop_words=stop_words, threads=threads)
     return words.overlaps(samples, max_history=max_history, threads=threads)
@@ -175,14 +181,17 @@ def denoise(
     max_history: int | None = None,
     threads: int | None = None,
 ) -> NDArray[np.bool_]:
-    """Return `[S]`: True where the target shares at least one word with its history.
+    """Return `[S]` bool: True where the target's title shares a word with titles of its history.
 
     Args:
         samples: The samples.
-        titles: As in `word_overlaps`.
-        stop_words: As in `word_overlaps`.
-        max_history: As in `word_overlaps`.
-        threads: As in `word_overlaps`.
+        titles: `[N]` titles, as in `TitleWords.read`.
+        stop_words: Words that are left out, as in `TitleWords.read`.
+        max_history: Number of newest events that are compared, as in `TitleWords.overlaps`.
+        threads: Number of threads, as in `TitleWords.read`.
+
+    Raises:
+        ValueError: If `TitleWords.read` or `TitleWords.shares_word` refuses an argument.
     """
     words = TitleWords.read(titles, stop_words=stop_words, threads=threads)
     return words.shares_word(samples, max_history=max_history, threads=threads)

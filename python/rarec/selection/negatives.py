@@ -1,6 +1,6 @@
-"""Negative samples: items a user has not seen.
+"""Negative samples: items that a user has not seen.
 
-Axes: B rows of a batch, N items, U users, M numbers asked for, E items left out, P pairs.
+Axes: B rows of a batch, N items, U users, M items of a row, E excluded items, P pairs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ Integers = NDArray[np.int32] | NDArray[np.int64]
 
 
 class NegativeSampler:
-    """Draws items a user has not seen, evenly or by popularity to a power.
+    """Draws items that a user has not seen, uniformly or by a power of their popularity.
 
-    The distribution is `Q(i)` in proportion to `max(count(i), 1) ** alpha`, an item without
-    events counting as if it had one. The draws of a row follow `Q` renormalised over what the row
-    can get: what its user has not seen and the call does not exclude. Draws are made with
-    replacement: a row can hold an item twice. Item numbers are 0 to N - 1; none is padding.
+    The proposal distribution `Q(i)` is proportional to `max(count(i), 1) ** alpha`, so an item
+    without events has the weight of an item with one. The candidates of a row are the items that
+    its user has not seen and that the call does not exclude. The draws of a row follow `Q`
+    renormalised over its candidates. They are made with replacement, so a row can hold an item
+    more than once. Item numbers are 0 to N - 1; no number is reserved for padding.
 
-    `Q` is held to `1 / (N * 2**32)`, and an item has at least that share. Memory: 16 bytes an item
-    for `alpha > 0` and nothing for `alpha = 0`, beside the seen items.
+    `Q` is stored with a precision of `1 / (N * 2**32)`, which is also its smallest value. Besides
+    the seen items, the sampler takes 16 bytes per item for `alpha > 0` and none for `alpha = 0`.
     """
 
     def __init__(
@@ -37,15 +38,16 @@ class NegativeSampler:
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
-        """Prepare the tables.
+        """Prepare the tables for the draws.
 
         Args:
-            histories: What each of the U users has seen; never drawn for that user.
+            histories: Items that each of the U users has seen; they are never drawn for the user.
             n_items: Number of items N, up to 2**31 - 1.
-            alpha: Power of the popularity; 0 draws evenly, 1 in proportion to the events.
+            alpha: Power of the popularity; 0 draws uniformly, 1 in proportion to the number of
+                events.
             seed: Seed of all draws.
-            threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor. The
-                draws do not depend on it.
+            threads: Number of threads; None takes `RAREC_NUM_THREADS`, or all processors if that
+                is not set. The draws do not depend on it.
 
         Raises:
             ValueError: If an item is not below `n_items`, `alpha` is negative or not finite, or
@@ -77,27 +79,27 @@ class NegativeSampler:
         exclude_by_row: ArrayLike | None = None,
         out: Integers | None = None,
     ) -> Integers:
-        """Return `[B, n]` items, for each row items its user has not seen.
+        """Return `[B, n]` item numbers, for each row items that its user has not seen.
 
-        The draws of a row depend on the seed, the step, the row's number, its user and what it
-        must not get, and on nothing else: not on threads, processes or calls before. A batch drawn
-        in parts gives each part the number of its first row.
+        The draws of a row depend only on the seed, the step, the number of the row, its user and
+        its excluded items. They do not depend on threads, processes or earlier calls. To draw a
+        batch in parts, pass the number of the first row of each part.
 
         Args:
-            users: `[B]` user numbers; a user may come up more than once.
-            n: Items for each row.
-            step: Number of the training step; another step, other draws.
-            first_row: Number of the first row.
-            exclude: `[E]` more items that no row may get.
-            exclude_by_row: `[B]` or `[B, M]` more items that the row may not get, such as its
-                target; -1 stands for none.
-            out: `[B, n]` int32 or int64, C-contiguous: filled and returned. A buffer that is used
-                again saves the time the system takes to hand out new memory. None makes an int32
-                one. After an error it may be filled in part.
+            users: `[B]` user numbers; a user may occur more than once.
+            n: Number of items to draw for each row.
+            step: Number of the training step; each step has different draws.
+            first_row: Number of the first row in the batch.
+            exclude: `[E]` more items that are excluded from all rows.
+            exclude_by_row: `[B]` or `[B, M]` more items that are excluded from one row, such as
+                its target; -1 excludes nothing.
+            out: `[B, n]` int32 or int64, a C-contiguous buffer that is filled and returned. A
+                buffer that is used again saves the time of memory allocation. None allocates an
+                int32 array. After an error, a part of the buffer may be filled.
 
         Raises:
-            ValueError: If a user or an item is out of range, a shape does not fit, or nothing is
-                left for a row.
+            ValueError: If a user or an item is out of range, if a shape does not fit, or if a row
+                has no candidates.
         """
         options = self._options(n, step, first_row)
         rows = self._rows(users, exclude, exclude_by_row)
@@ -114,11 +116,10 @@ class NegativeSampler:
         exclude_by_row: ArrayLike | None = None,
         out: Integers | None = None,
     ) -> tuple[Integers, NDArray[np.float32]]:
-        """Return what `sample` returns, and the log of how likely each item was.
+        """Return the items that `sample` returns, and the log-probability of each.
 
-        The second is `[B, n]` float32: `log Q` renormalised over all the row can get, which is
-        what its user has not seen, less `exclude` and `exclude_by_row`. For the arguments and the
-        errors see `sample`.
+        The log-probability is `[B, n]` float32: `log Q` renormalised over the candidates of the
+        row. The arguments and the errors are those of `sample`.
         """
         options = self._options(n, step, first_row)
         rows = self._rows(users, exclude, exclude_by_row)
@@ -134,27 +135,29 @@ class NegativeSampler:
         exclude: ArrayLike | None = None,
         exclude_by_row: ArrayLike | None = None,
     ) -> NDArray[np.float64]:
-        """Return the log of how likely a draw gives each item, float64, in the shape of `items`.
+        """Return the log-probability of a draw of each item, float64, in the shape of `items`.
 
-        Without `users` this is `log Q` before anything is left out. The draws of a row follow
-        `Q` renormalised over what it can get, larger by a constant for all items of that row:
-        a softmax over one row's draws does not notice. With `users` it is that exact distribution,
-        and minus infinity for an item the row cannot get.
+        With `users` it is `log Q` renormalised over the candidates of each row, and minus infinity
+        for an item that is not a candidate. Without `users` it is `log Q` itself. This differs
+        from the exact value by a constant of the row, which does not change a softmax over the
+        items of one row.
 
         Args:
             items: `[B]` or `[B, M]` item numbers.
             users: `[B]` user numbers, or None.
-            exclude: As for `sample`; needs `users`.
-            exclude_by_row: As for `sample`; needs `users`.
+            exclude: Items excluded from all rows, as in `sample`; only together with `users`.
+            exclude_by_row: Items excluded from one row, as in `sample`; only together with
+                `users`.
 
         Raises:
-            ValueError: If an item or a user is out of range, or there are not B users.
+            ValueError: If an item or a user is out of range, if there are not B users, or if there
+                are excluded items without users.
         """
         numbers = _numbers("items", items, 0, self.n_items)
         if users is None:
             if exclude is not None or exclude_by_row is not None:
                 raise ValueError("expected users for the items to exclude, got none")
-            # one row of a user who has seen nothing
+            # one row for a user who has seen nothing, so that Q is not renormalised
             rows = {
                 "seen_offsets": np.zeros(2, np.int64),
                 "seen_items": np.empty(0, np.int32),
@@ -184,7 +187,7 @@ class NegativeSampler:
     def _rows(
         self, users: ArrayLike, exclude: ArrayLike | None, exclude_by_row: ArrayLike | None
     ) -> dict[str, Any]:
-        """Return the arguments that describe the rows of a call."""
+        """Return the arguments of the Rust functions that describe the rows of a call."""
         rows = _numbers("users", users, 0, len(self._seen))
         if rows.ndim != 1:
             raise ValueError(f"expected users [B], got {list(rows.shape)}")
@@ -193,13 +196,13 @@ class NegativeSampler:
             if exclude.ndim != 1:
                 raise ValueError(f"expected items to exclude [E], got {list(exclude.shape)}")
         if exclude_by_row is not None:
-            own = _numbers("items to exclude by row", exclude_by_row, -1, self.n_items)
-            if own.ndim not in (1, 2) or len(own) != len(rows):
+            by_row = _numbers("items to exclude by row", exclude_by_row, -1, self.n_items)
+            if by_row.ndim not in (1, 2) or len(by_row) != len(rows):
                 raise ValueError(
                     f"expected items to exclude by row [{len(rows)}] or [{len(rows)}, M], "
-                    f"got {list(own.shape)}"
+                    f"got {list(by_row.shape)}"
                 )
-            exclude_by_row = own if own.ndim == 2 else own[:, None]
+            exclude_by_row = by_row if by_row.ndim == 2 else by_row[:, None]
         return {
             "seen_offsets": self._seen.offsets,
             "seen_items": self._seen.items,
@@ -215,16 +218,17 @@ class NegativeSampler:
 def collisions(
     seen: Histories, users: ArrayLike, items: ArrayLike, *, threads: int | None = None
 ) -> NDArray[np.int64]:
-    """Return the pairs of a row and a column in which the row's user has seen the column's item.
+    """Return the pairs of a row and a column where the row's user has seen the column's item.
 
     Args:
-        seen: The seen items of U users as `Histories.sorted_unique` gives them.
+        seen: Seen items of U users, as `Histories.sorted_unique` returns them.
         users: `[B]` user numbers.
-        items: `[M]` item numbers of the batch; an item may come up more than once.
-        threads: Number of threads; None takes `RAREC_NUM_THREADS`, else every processor.
+        items: `[M]` item numbers of the batch; an item may occur more than once.
+        threads: Number of threads; None takes `RAREC_NUM_THREADS`, or all processors if that is
+            not set.
 
     Returns:
-        `[P, 2]` int64, sorted: row number and column number.
+        `[P, 2]` int64, sorted: the row number and the column number of each pair.
 
     Raises:
         ValueError: If a user or an item is out of range, or a row of `seen` is not sorted.
@@ -246,15 +250,15 @@ def collisions(
 
 def _alias_table(histories: Histories, n_items: int, alpha: float) -> _rust.AliasTable:
     counts = np.maximum(histories.counts(n_items), 1)
-    # below the largest: a power of counts can pass the largest float
+    # relative to the largest count, because a power of a count can overflow
     weights = counts / counts.max()
     np.power(weights, alpha, out=weights)
-    # however small, a share must not vanish
+    # an item with a weight of 0 could never be drawn
     return _rust.AliasTable(np.maximum(weights, np.finfo(np.float64).tiny, out=weights))
 
 
 def _numbers(name: str, values: ArrayLike, lowest: int, limit: int) -> NDArray[np.int32]:
-    """Return whole numbers from `lowest` to `limit - 1` as contiguous int32."""
+    """Return whole numbers from `lowest` to `limit - 1` as a contiguous int32 array."""
     numbers = np.asarray(values)
     if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(f"expected whole numbers as {name}, got {numbers.dtype}")
@@ -268,10 +272,13 @@ def _numbers(name: str, values: ArrayLike, lowest: int, limit: int) -> NDArray[n
 def _buffer(out: Integers | None, n_rows: int, n: int) -> Integers:
     if out is None:
         return np.empty((n_rows, n), np.int32)
-    right = isinstance(out, np.ndarray) and out.dtype in (np.int32, np.int64)
-    if not right or out.shape != (n_rows, n):
+    has_dtype = isinstance(out, np.ndarray) and out.dtype in (np.int32, np.int64)
+    if not has_dtype or out.shape != (n_rows, n):
         kind = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out)
         raise ValueError(f"expected out as int32 or int64 [{n_rows}, {n}], got {kind}")
     if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("expected out C-contiguous and writable, got gaps or a read-only array")
+        raise ValueError(
+            f"expected out to be C-contiguous and writable, got C-contiguous: "
+            f"{out.flags.c_contiguous}, writable: {out.flags.writeable}"
+        )
     return out

@@ -1,4 +1,4 @@
-"""Training samples: a history up to some event, and that event's item as the target.
+"""Training samples: the item of an event is the target, the events before it are the history.
 
 Axes: S samples, U users, E events.
 """
@@ -15,12 +15,12 @@ from rarec.data import Histories
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """S samples; sample `i` asks for the item of event `positions[i]` after the ones before it.
+    """S samples; the target of sample `i` is the item of event `positions[i]`.
 
-    Nothing is copied out of the histories: a sample is one position in them.
+    A sample is stored as one position in the histories, so no history is copied.
 
     Attributes:
-        histories: The training histories of all users.
+        histories: Training histories of all users.
         positions: `[S]` int64 positions of the targets in `histories.items`.
     """
 
@@ -45,35 +45,36 @@ class Samples:
     @property
     def users(self) -> NDArray[np.int32]:
         """`[S]` int32: the user of each sample."""
-        # right: the offsets of users without events repeat, and the last of them owns the event
+        # "right", because users without events repeat an offset, and the last of these rows is
+        # the one with the event
         rows = np.searchsorted(self.histories.offsets, self.positions, side="right") - 1
         return rows.astype(np.int32)
 
     @property
     def targets(self) -> NDArray[np.int32]:
-        """`[S]` int32: the item that came next."""
+        """`[S]` int32: the target item of each sample."""
         return self.histories.items[self.positions]
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """`[S]` int64: where each sample's history starts in `histories.items`."""
+        """`[S]` int64: the position in `histories.items` where each sample's history starts."""
         return self.histories.offsets[self.users]
 
     @property
     def ends(self) -> NDArray[np.int64]:
-        """`[S]` int64: where each sample's history ends, which is the place of its target."""
+        """`[S]` int64: the position after each sample's history, which is that of its target."""
         return self.positions
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`[S]` int64: how many events come before each target."""
+        """`[S]` int64: the number of events before each target."""
         return self.ends - self.starts
 
     def prefixes(self, n: int) -> Histories:
         """Return the newest `n` events before each target, one row per sample.
 
         Args:
-            n: The longest row; at least 1.
+            n: Largest number of events in a row; at least 1.
 
         Raises:
             ValueError: If `n < 1`.
@@ -83,21 +84,21 @@ class Samples:
         return self.histories.slices(np.maximum(self.starts, self.ends - n), self.ends)
 
     def take(self, rows: ArrayLike) -> Samples:
-        """Return the samples in `rows` (numbers, or a mask), in that order."""
+        """Return the samples in `rows` (row numbers or a mask), in that order."""
         rows = np.asarray(rows)
         if rows.size == 0 and rows.dtype != np.bool_:
-            # an empty list is floating for numpy, which then refuses it
+            # NumPy turns an empty list into floats, which it then refuses as an index
             rows = rows.astype(np.int64)
         return Samples(self.histories, self.positions[rows])
 
 
 def training_samples(histories: Histories, *, min_history: int = 1) -> Samples:
-    """Return every sample the histories hold: each event after the first `min_history` of a user.
+    """Return all samples of the histories: each event after the first `min_history` of a user.
 
     Args:
         histories: Training histories, oldest first.
-        min_history: Events that must come before a target; 0 makes a user's first item a target
-            too, with an empty history.
+        min_history: Least number of events before a target. With 0, the first item of a user is
+            also a target, with an empty history.
 
     Raises:
         ValueError: If `min_history < 0`.
@@ -110,10 +111,11 @@ def training_samples(histories: Histories, *, min_history: int = 1) -> Samples:
 
 
 def held_out_mask(samples: Samples) -> NDArray[np.bool_]:
-    """Return `[E]`: True where an event of `samples.histories` is the target of a sample.
+    """Return `[E]` bool: True where an event of `samples.histories` is the target of a sample.
 
-    An ID model leaves these out of its loss, so that its vectors do not know the answers of the
-    samples a language model is tuned on.
+    An ID model leaves these events out of its loss. Otherwise its vectors would contain the
+    correct answers of the samples on which the language model is tuned. See docs/method.md,
+    "Held-out samples".
     """
     mask = np.zeros(len(samples.histories.items), dtype=np.bool_)
     mask[samples.positions] = True

@@ -1,10 +1,10 @@
-"""Words too frequent to say what a title is about."""
+"""Stop words: words that are too frequent to say what a title is about."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# articles, pronouns, prepositions, conjunctions, auxiliaries, and what is left of contractions
+# articles, pronouns, prepositions, conjunctions, auxiliaries and contractions
 _ENGLISH = """
 a about above after again against ain't all am an and any are aren't as at
 be because been before being below between both but by
@@ -33,27 +33,27 @@ yet you you'd you'll you're you've your yours yourself yourselves
 
 ENGLISH_STOP_WORDS: frozenset[str] = frozenset(_ENGLISH.split())
 
-# those of the package stop-words
+# languages of the package stop-words, apart from English
 _OTHERS = """
 ar bg ca cs da de el es fa fi fr gu he hi hu id it ja ko ms nb nl pl pt ro ru sk sv tr uk vi zh
 """
 
 LANGUAGES: tuple[str, ...] = ("none", "en", *_OTHERS.split())
-"""What `stop_words` knows: `"none"`, and languages by ISO 639-1 code."""
+"""Languages that `stop_words` knows, by ISO 639-1 code, and `"none"` for no stop words."""
 
 
 def stop_words(language: str) -> frozenset[str]:
     """Return the stop words of a language; `"none"` gives the empty set.
 
-    English is built in. The others are those of the package `stop-words`, which
-    `pip install "rarec[languages]"` brings.
+    The English list is part of rarec. The other lists are in the package `stop-words`, which
+    `pip install "rarec[languages]"` installs.
 
     Args:
         language: One of `LANGUAGES`.
 
     Raises:
-        ValueError: If there is no list for the language.
-        ImportError: If the list is in the package, and that is not installed.
+        ValueError: If the language is not one of `LANGUAGES`.
+        ImportError: If the list is in the package `stop-words` and this is not installed.
 
     Example:
         >>> "the" in stop_words("en")
@@ -69,16 +69,16 @@ def stop_words(language: str) -> frozenset[str]:
         from stop_words import get_stop_words
     except ImportError as error:
         raise ImportError(
-            f"the stop words of {language!r} are in a package of their own: "
+            f"expected the package stop-words for the language {language!r}, got none; run "
             f'pip install "rarec[languages]"'
         ) from error
     return frozenset(get_stop_words(language))
 
 
 def as_words(words: str | Collection[str]) -> list[str]:
-    """Return the words in order: those of a language, or those given.
+    """Return the sorted stop words: those of a language, or those that are given.
 
     Args:
-        words: One of `LANGUAGES`, or the words.
+        words: One of `LANGUAGES`, or the words themselves.
     """
     return sorted(stop_words(words) if isinstance(words, str) else words)
