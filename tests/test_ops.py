@@ -26,7 +26,7 @@ def spelled_out(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return attention by its formula; `added` is `[B, h, Q, T]`, with -inf where text is hidden."""
+    """Return attention by its formula; `added` is `[B, h, Q, T]`, -inf where text is hidden."""
     n_batch, n_heads, n_queries, dim = query.shape
     group, n_prefix = n_heads // key.shape[1], prefix_key.shape[2]
     keys, values = (

@@ -101,8 +101,8 @@ class Reading:
         self._calls[id(module)] += 1
         if number >= len(prefixes):
             raise RuntimeError(
-                f"expected {len(prefixes)} calls of {name}, which {len(prefixes)} layers share, got "
-                "more: gradient checkpointing does not work with such a model"
+                f"expected {len(prefixes)} calls of {name}, one for each layer that shares it, "
+                "got more: gradient checkpointing does not work with such a model"
             )
         return prefixes[number]
 

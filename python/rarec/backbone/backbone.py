@@ -40,7 +40,7 @@ class Backbone:
         quantization: `8bit` or `4bit` if the weights are quantized, else None.
 
     Raises:
-        ValueError: If the model does not call the attention interface, or if the pooling is unknown.
+        ValueError: If the model does not call the attention interface, or if pooling is unknown.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Backbone:
         """
         if self.quantization is not None:
             raise ValueError(
-                f"expected a model without quantization to train weights of, got {self.quantization}"
+                f"expected weights that are not quantized to train them, got {self.quantization}"
             )
         if any(weight.requires_grad for weight in self.model.parameters()):
             raise ValueError(
@@ -183,8 +183,8 @@ class Backbone:
             shared: `[L, P, H]` prefix of the whole batch. With fewer than L layers it is the prefix
                 of the top layers.
             own: `[L, B, K, H]` prefix of each sample, which stands after the shared one.
-            before: `[B, S, H]` vectors in front of the text, in place of token embeddings. They take
-                the first positions, with or without prefixes.
+            before: `[B, S, H]` vectors in front of the text, in place of token embeddings. They
+                take the first positions, with or without prefixes.
             prefixes: The prepared prefixes of the batch (see `prepare`), in place of `shared` and
                 `own`.
             lower: `[B, T, H]` states of the texts that enter the lowest layer with a prefix, as
@@ -193,7 +193,7 @@ class Backbone:
 
         Raises:
             ValueError: If there are more prefixes than layers, if `shared` and `own` have different
-                numbers of layers, or if `lower` is given without a prefix or together with `before`.
+                numbers of layers, or if `lower` is given without a prefix or with `before`.
         """
         if before is not None and before.shape[1]:
             if lower is not None:
@@ -245,7 +245,7 @@ class Backbone:
         """Return prompts after the norm whose output each layer's attention reads.
 
         Args:
-            prompts: `[L, ..., H]`. With fewer than L layers these are the prompts of the top layers.
+            prompts: `[L, ..., H]`. With fewer than L layers they belong to the top layers.
 
         Raises:
             ValueError: If the attention of one of the layers does not read the output of a norm.
@@ -302,7 +302,7 @@ class Backbone:
         return states.masked_fill(~present[..., None], 0.0)
 
     def takes_lower_states(self, below: int) -> bool:
-        """Return whether `last_hidden_states` can run from a layer on, given the states entering it.
+        """Return whether `last_hidden_states` can run from a layer on, given the states below it.
 
         The model is tried once on two texts, padded and packed. The last states have to be equal
         bit by bit to those of the whole model.

@@ -83,7 +83,7 @@ class Blocks:
 
     @contextmanager
     def _replaced_below(self, number: int, states: Tensor) -> Iterator[None]:
-        """Make the blocks below `number` return the given states, in their usual form, for a while."""
+        """Make the blocks below `number` return the given states, in the usual form."""
         below = self.modules[:number]
         # other libraries replace a module's forward too, so what was there is put back afterwards
         before = [vars(module).get("forward") for module in below]

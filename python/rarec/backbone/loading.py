@@ -206,7 +206,7 @@ def _pooling_beside(source: str, revision: str | None) -> str | None:
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise ValueError(
-            f"{file}: expected one pooling of mean, cls and lasttoken, got {modes}: choose one with "
-            "the argument pooling"
+            f"{file}: expected one pooling of mean, cls and lasttoken, got {modes}: choose "
+            "one with the argument pooling"
         )
     return _POOLINGS[modes[0]]

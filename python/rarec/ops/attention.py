@@ -1,8 +1,8 @@
 """Prefix attention: text attends to a prefix and to itself (docs/method.md, "Prefix attention").
 
 The result is `softmax(Q [Kp; K]^T * scale + mask) [Vp; V]`. Every query sees the prefix `Kp, Vp`;
-prefix tokens are not queries and take no position. There are two implementations: a plain one, which
-defines the result, and a fused one in `rarec.kernels`.
+prefix tokens are not queries and take no position. There are two implementations: a plain one,
+which defines the result, and a fused one in `rarec.kernels`.
 
 Axes: B batch, h query heads, h_kv key heads, Q queries, T text tokens, S and K prefix tokens,
 D head dimension. Usually Q = T; with cached keys Q is smaller than T.
@@ -60,8 +60,9 @@ def prefix_attention(
         mask: `[B or 1, h or 1, Q or 1, T]`, the text tokens that a query may attend to: bool (true
             means that it may) or additive float. The mask never covers the prefix.
         padding: A shorter form of the mask, for texts that fill one span of their row:
-            `(start, length)`, int32 `[B]` each, cut to `[0, T)`. No query attends to a token outside
-            the span, and the result of such a token is zero. It needs `Q = T` and excludes `mask`.
+            `(start, length)`, int32 `[B]` each, cut to `[0, T)`. No query attends to a token
+            outside the span, and the result of such a token is zero. It needs `Q = T` and excludes
+            `mask`.
         packed: Offsets of packed texts. All texts then stand one after the other in the single row
             of `query`, `key` and `value` (`B = 1`, `T = N`), and each text sees only itself. For
             the prefix, B is the number of texts. It excludes `mask`, `padding` and `bias`.

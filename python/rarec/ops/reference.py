@@ -100,7 +100,7 @@ def prefix_attention_reference(
 
 
 def _lower_right(query: Tensor, causal: bool, *others: object) -> bool:
-    """Return whether the mask is causality alone and on a GPU, where torch has a fast form of it."""
+    """Return whether the mask is causality alone, on a GPU, where torch has a fast form of it."""
     return causal and query.device.type == "cuda" and all(other is None for other in others)
 
 
@@ -157,7 +157,7 @@ def _full_mask(
     window: int | None,
     bias: Tensor | None,
 ) -> Tensor | None:
-    """Return mask, causality, window and bias as one mask `[.., Q or 1, L]`; None if all is seen."""
+    """Return mask, causality, window and bias as one mask `[.., Q or 1, L]`, or None."""
     n_queries, n_text = query.shape[2], key.shape[2]
     allowed = None
     if causal or window is not None:
