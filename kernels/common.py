@@ -118,7 +118,7 @@ def seen_tiles(
 ):  # fmt: skip
     """Return the begin and the end of the text that the SIZE queries from `first` on may see.
 
-    The begin is a multiple of STEP. Queries past the text see nothing: begin and end are then 0.
+    The begin is a multiple of STEP. Queries past the text see nothing: then the end is 0.
     """
     begin = 0
     end = length

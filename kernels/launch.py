@@ -1,4 +1,4 @@
-"""The arguments that launches of the prefix attention kernels share: tensors, strides, constants."""
+"""The arguments that the prefix attention kernels share: tensors, strides, constants."""
 
 from __future__ import annotations
 

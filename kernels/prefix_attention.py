@@ -106,7 +106,8 @@ def _run_forward(
     """Return the attention, and the log-sum-exp of the logits of each query.
 
     Args:
-        query: `[B, H, T, D]` queries of the text; with packed texts B is 1 here and in the next two.
+        query: `[B, H, T, D]` queries of the text. With packed texts B is 1 here and for `key`
+            and `value`.
         key: `[B, h_kv, T, D]` keys of the text.
         value: `[B, h_kv, T, D]` values of the text.
         prefix_key: `[B or 1, h_kv, S, D]` keys of the shared prefix.
