@@ -200,7 +200,7 @@ def test_step_of_the_top_layers(
         return step_with(later)
 
     ways = {
-        "states below computed and stored": lambda: step_with(kept("first")),
+        "the first time, states computed and kept": lambda: step_with(kept("first")),
         "states below computed each time": make_step(top, top.encode, *sides),
     }
     expected = ours()

@@ -81,7 +81,7 @@ def race(benchmark, rows: list[dict[str, object]]) -> Race:
         end = time.perf_counter(), busy_seconds() - time.process_time()
         others = max(0.0, (end[1] - begin[1]) / (end[0] - begin[0]))
         for peer in peers:
-            # a ratio within each round, then the median: the speed of a machine varies between rounds
+            # a ratio within each round, then the median: a machine's speed varies between rounds
             pairs = zip(seconds[peer], seconds["ours"], strict=True)
             row: dict[str, object] = {
                 "job": job,

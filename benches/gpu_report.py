@@ -47,9 +47,9 @@ KERNEL_EXPLANATION = """\
 Time of the kernels of a run, measured by the profiler without launches and gaps, and their
 number."""
 STEP_EXPLANATION = """\
-Forward and backward to the prefixes through all layers of a frozen model, with packed texts of T / 4
-to T tokens. `difference` is the largest difference of the results and gradients, relative to the
-largest number."""
+Forward and backward to the prefixes through all layers of a frozen model, with packed texts of
+T / 4 to T tokens. `difference` is the largest difference of the results and gradients, relative to
+the largest number."""
 
 
 @dataclass
