@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rarec import assets
 from rarec.backbone import Backbone, load_backbone
-from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.layers import keys_values, layer_prefix
 from rarec.data import Dataset, read_dataset
 from rarec.encoding import Entities, encode, length_batches
@@ -105,7 +105,7 @@ def straightforward(model: RARec) -> Encode:
         output = backbone.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            rarec=Reading(prefixes),
+            rarec=AttentionContext(prefixes),
         )
         return F.normalize(backbone.pool(output.last_hidden_state, batch.attention_mask), dim=-1)
 

@@ -67,7 +67,7 @@ class Prefix:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class AttentionContext:
     """What one forward call passes to the attention of its layers.
 
     Attributes:
@@ -119,7 +119,7 @@ def _attention(
     sliding_window: int | None = None,
     position_bias: Tensor | None = None,
     softcap: float | None = None,
-    rarec: Capture | Reading | None = None,
+    rarec: Capture | AttentionContext | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention `[B, T, h, D]` of one layer, as transformers calls it.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.blocks import Blocks, find_blocks
 from rarec.backbone.layers import discover, layer_prefix, state_sizes, without_cache
 from rarec.backbone.lora import add_lora
@@ -182,7 +182,7 @@ class Backbone:
             attention_mask: `[B, T]`, 1 for text and 0 for padding.
             shared: `[L, P, H]` prefix of the whole batch. With fewer than L layers it is the prefix
                 of the top layers.
-            own: `[L, B, K, H]` prefix of each sample, which stands after the shared one.
+            own: `[L, B, K, H]` prefix of each sample, which comes after the shared one.
             before: `[B, S, H]` vectors in front of the text, in place of token embeddings. They
                 take the first positions, with or without prefixes.
             prefixes: The prepared prefixes of the batch (see `prepare`), in place of `shared` and
@@ -379,7 +379,7 @@ class Backbone:
         for number, layer in enumerate(self.layers if prefixes else ()):
             prefix = None if number < first else prefixes[number - first]
             by_module.setdefault(id(layer.module), []).append(prefix)
-        keywords["rarec"] = Reading(by_module, layout.packed)
+        keywords["rarec"] = AttentionContext(by_module, layout.packed)
         return keywords
 
     def _layer_prefixes(self, shared: Tensor | None, own: Tensor | None) -> list[Prefix]:

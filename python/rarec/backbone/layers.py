@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import ATTENTION_NAME, Capture, Captured, Prefix, Reading
+from rarec.backbone.attention import ATTENTION_NAME, AttentionContext, Capture, Captured, Prefix
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def state_sizes(model: PreTrainedModel, layers: Sequence[Layer]) -> Tensor:
     tokens = torch.linspace(0, n_tokens - 1, 32, device=model.device).long()[None]
     try:
         with torch.no_grad():
-            model(input_ids=tokens, rarec=Reading({}), **without_cache(model))
+            model(input_ids=tokens, rarec=AttentionContext({}), **without_cache(model))
     finally:
         for hook in hooks:
             hook.remove()

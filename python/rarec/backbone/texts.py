@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import Reading
+from rarec.backbone.attention import AttentionContext
 from rarec.backbone.layers import Layer, without_cache
 from rarec.ops import Packed
 
@@ -132,14 +132,16 @@ def find_packing(model: PreTrainedModel, layers: list[Layer]) -> Packing | None:
     packed = Packed.of(mask)
     keywords: dict[str, Any] = without_cache(model)
     expected = model(
-        input_ids=input_ids, attention_mask=mask, rarec=Reading({}), **keywords
+        input_ids=input_ids, attention_mask=mask, rarec=AttentionContext({}), **keywords
     ).last_hidden_state[mask.bool()]
     tolerance = _TOLERANCE.get(expected.dtype, 0.05) * expected.abs().max()
     token_types = (True, False) if "token_type_ids" in accepted else (False,)
     for packing in starmap(Packing, product((0, padding + 1), token_types)):
         arguments = packing.arguments(input_ids[mask.bool()], packed)
         try:
-            states = model(**arguments, rarec=Reading({}, packed), **keywords).last_hidden_state
+            states = model(
+                **arguments, rarec=AttentionContext({}, packed), **keywords
+            ).last_hidden_state
         # a model that is not made for packed texts may raise any exception
         except Exception:
             continue

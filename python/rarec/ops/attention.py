@@ -54,7 +54,7 @@ def prefix_attention(
         prefix_key: `[B or 1, h_kv, S, D]` keys of the prefix: one prefix per sample, or one for the
             whole batch.
         prefix_value: Values of the prefix, same shape as `prefix_key`.
-        own_key: `[B, h_kv, K, D]` keys of a second prefix part per sample. It stands after
+        own_key: `[B, h_kv, K, D]` keys of a second prefix part per sample. It comes after
             `prefix_key`.
         own_value: Values of that part, same shape as `own_key`.
         mask: `[B or 1, h or 1, Q or 1, T]`, the text tokens that a query may attend to: bool (true
@@ -63,7 +63,7 @@ def prefix_attention(
             `(start, length)`, int32 `[B]` each, cut to `[0, T)`. No query attends to a token
             outside the span, and the result of such a token is zero. It needs `Q = T` and excludes
             `mask`.
-        packed: Offsets of packed texts. All texts then stand one after the other in the single row
+        packed: Offsets of packed texts. All texts are then one after the other in the single row
             of `query`, `key` and `value` (`B = 1`, `T = N`), and each text sees only itself. For
             the prefix, B is the number of texts. It excludes `mask`, `padding` and `bias`.
         causal: Let a query see only the text up to its own position. The last query is at the
@@ -106,8 +106,8 @@ def prefix_attention(
         raise ValueError(f"expected softcap > 0, got {softcap}")
     if window is not None and (window < 1 or query.shape[2] != key.shape[2]):
         raise ValueError(
-            f"expected window >= 1 and Q = T with it, "
-            f"got {window}, {query.shape[2]} and {key.shape[2]}"
+            f"expected window >= 1 and Q = T with a window, "
+            f"got window {window}, Q = {query.shape[2]} and T = {key.shape[2]}"
         )
     case = Case(
         device=device,

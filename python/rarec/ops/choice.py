@@ -32,7 +32,7 @@ class Case:
         n_text: Number of tokens of the longest text.
         n_prefix: Number of prefix tokens of a text.
         padded: Whether some tokens are padding.
-        packed: Whether the texts stand one after the other in one row.
+        packed: Whether the texts are packed in one row.
         windowed: Whether a query sees only the text near it.
         reference_only: Name of an input that only the reference supports; None if there is none.
     """
