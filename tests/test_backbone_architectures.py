@@ -45,7 +45,7 @@ def test_packed_texts_have_the_states_of_padded_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if not kind.packs])
 def test_models_with_other_positions_are_padded(name: str) -> None:
-    # their positions are distances within the row, or can not be passed to the model
+    # their positions are distances within the row, or cannot be passed to the model
     assert architectures.backbone_of(name).packing is None
 
 

@@ -495,7 +495,7 @@ def test_language_models_run_with_the_kernels(
 
 
 def test_the_self_test_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = list(ops.self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    cases = list(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
     assert len(cases) == 6
     assert all(case.passed for case in cases), cases
     add_up = kernels._add_up
@@ -505,13 +505,13 @@ def test_the_self_test_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> 
         return key, value * 1.5, own_key, own_value
 
     monkeypatch.setattr(kernels, "_add_up", wrong)
-    case = next(ops.self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    case = next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
     assert not case.passed
     assert case.worst == "prefix value"
     monkeypatch.setattr(
         kernels, "_add_up", lambda *parts: [x * float("nan") for x in add_up(*parts)]
     )
-    assert not next(ops.self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18)).passed
+    assert not next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18)).passed
 
 
 def test_the_self_test_reports_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,6 +519,6 @@ def test_the_self_test_reports_an_exception(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("an illegal memory access\nand more")
 
     monkeypatch.setattr(kernels, "_add_up", broken)
-    case = next(ops.self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    case = next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
     assert not case.passed
     assert case.worst == "RuntimeError: an illegal memory access"

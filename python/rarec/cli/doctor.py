@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rarec.index import ItemIndex
-from rarec.ops import IMPLEMENTATION_VARIABLE, Case, SelfTestCase, choose, self_test
+from rarec.ops import IMPLEMENTATION_VARIABLE, Case, SelfTestCase, choose, run_self_test
 from rarec.ops.choice import HAS_TRITON
 
 
@@ -40,7 +40,7 @@ def examine(output: Console) -> None:
     output.print(choices)
     for number in range(torch.cuda.device_count() if HAS_TRITON else 0):
         with output.status(f"self-test of the fused attention on GPU {number}"):
-            cases = list(self_test(torch.device("cuda", number)))
+            cases = list(run_self_test(torch.device("cuda", number)))
         output.print(_self_test_report(number, cases))
 
 

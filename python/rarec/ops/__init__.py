@@ -4,7 +4,7 @@ from rarec.ops.attention import prefix_attention
 from rarec.ops.choice import IMPLEMENTATION_VARIABLE, IMPLEMENTATIONS, Case, Choice, choose
 from rarec.ops.packing import Packed
 from rarec.ops.reference import prefix_attention_reference
-from rarec.ops.self_test import SelfTestCase, self_test
+from rarec.ops.self_test import SelfTestCase, run_self_test
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -16,5 +16,5 @@ __all__ = [
     "choose",
     "prefix_attention",
     "prefix_attention_reference",
-    "self_test",
+    "run_self_test",
 ]

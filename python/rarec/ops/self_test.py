@@ -40,7 +40,7 @@ class SelfTestCase:
         return self.error <= 0.02
 
 
-def self_test(
+def run_self_test(
     device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, n_text: int = 130
 ) -> Iterator[SelfTestCase]:
     """Yield the outcome of each case: the fused attention compared with float64.
