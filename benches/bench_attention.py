@@ -1,8 +1,8 @@
-"""Prefix attention by all providers: on the GPU where there is one, else on one thread of the CPU.
+"""Prefix attention by all providers, on a GPU if there is one, else on one CPU thread.
 
-Every provider is held against float64 before it is timed. Writes `results/attention.json`, `.csv`
-and `.png` unless anything failed. The times that pytest-benchmark prints are those of whole cases,
-checks and all rounds included.
+Every provider is compared with float64 before it is timed. The benchmark writes
+`results/attention.json`, `.csv` and `.png`, unless a test failed. The times that pytest-benchmark
+prints are those of whole cases, with the checks and all rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES, ROUNDS = (gpu_grid(), 30) if DEVICE == "cuda" else (cpu_grid(), 15)
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest, sections: dict[str, list[str]]) -> Iterator[list[Row]]:
-    """Yield the rows, to append to; write and print them at the end, no speed on a red test."""
+    """Yield a list for the rows; write and print it at the end, unless a test failed."""
     rows: list[Row] = []
     yield rows
     if request.session.testsfailed or not rows:
@@ -33,7 +33,7 @@ def results(request: pytest.FixtureRequest, sections: dict[str, list[str]]) -> I
     report.write_rows(RESULTS, "attention", report.describe_machine(DEVICE), rows)
     plot = report.write_plot(RESULTS, "attention", rows)
     lines = [*tables.lines_of(rows), *([] if plot else [report.NO_PLOT])]
-    sections["attention: x > 1 where faster than sdpa"] = lines
+    sections["attention: x > 1 if faster than sdpa"] = lines
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,6 +1,6 @@
-"""The loss of an ID model over a whole catalogue, forward and backward, one thread of a CPU.
+"""The loss of an ID model over a whole catalogue, forward and backward, on one CPU thread.
 
-Shapes are those of a batch of 128 users: MovieLens-100K, MovieTweetings, Amazon Beauty.
+The shapes are those of a batch of 128 users of MovieLens-100K, MovieTweetings and Amazon Beauty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A whole training step on a CPU, one thread: MiniLM, real titles, ID vectors of 64 numbers.
+"""A whole training step on one CPU thread: MiniLM, real titles, ID vectors of width 64.
 
-Ours reads texts without padding, projects the shared prefix once and each layer's whole prefix in
-one call. The straightforward step, written from the paper's formulas, pads, gives each sample its
-own copy of the prefix, and projects it in each layer.
+rarec reads texts without padding, and projects the shared prefix and the prefixes of the samples in
+one call for each layer. The straightforward step, written from the formulas of the paper, pads the
+texts and projects a copy of the shared prefix for each sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rarec import assets
 from rarec.backbone import Backbone, load_backbone
-from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.layers import keys_values, layer_prefix
 from rarec.data import Dataset, read_dataset
 from rarec.encoding import Entities, encode, length_batches
@@ -61,7 +61,7 @@ def movielens() -> tuple[Prompts, Dataset]:
 
 @pytest.fixture(scope="module")
 def entities(movielens: tuple[Prompts, Dataset]) -> tuple[Entities, Entities]:
-    """Return users at random points of their histories on MovieLens-100K, and their next items."""
+    """Return users of MovieLens-100K at random points of their histories, and their next items."""
     prompts, dataset = movielens
     random = np.random.default_rng(SEED)
     histories = dataset.histories
@@ -82,7 +82,7 @@ def entities(movielens: tuple[Prompts, Dataset]) -> tuple[Entities, Entities]:
 
 
 def batch_rows(entities: tuple[Entities, Entities], lengths: str) -> np.ndarray:
-    """Return the samples of a batch: at random, or of like length as the trainer's own."""
+    """Return the samples of a batch: random ones, or ones of similar length as in the trainer."""
     users, _ = entities
     if lengths == "mixed":
         return np.arange(N_BATCH)
@@ -105,7 +105,7 @@ def straightforward(model: RARec) -> Encode:
         output = backbone.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
-            rarec=Reading(prefixes),
+            rarec=AttentionContext(prefixes),
         )
         return F.normalize(backbone.pool(output.last_hidden_state, batch.attention_mask), dim=-1)
 
@@ -114,7 +114,7 @@ def straightforward(model: RARec) -> Encode:
 
 @contextmanager
 def padded(backbone: Backbone) -> Iterator[None]:
-    """Let the backbone pad for a while."""
+    """Make the backbone pad its texts inside the context."""
     packing, backbone.packing = backbone.packing, None
     yield
     backbone.packing = packing
@@ -153,7 +153,7 @@ def test_training_step(
             return ours()
 
     def everywhere() -> object:
-        # a state that asks for gradients makes the lowest layer compute those of its text
+        # if the embeddings require gradients, the lowest layer computes those of its text too
         embeddings = model.backbone.model.get_submodule("embeddings")
         hook = embeddings.register_forward_hook(lambda *call: call[2].requires_grad_())
         try:
@@ -177,7 +177,7 @@ def test_step_of_the_top_layers(
     entities: tuple[Entities, Entities],
     tmp_path: Path,
 ) -> None:
-    """A prefix in half of the layers: their step once the states below are kept."""
+    """A prefix in half of the layers: a step with stored states of the layers below."""
     rows = batch_rows(entities, "like")
     top = RARec(
         model.backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM, config=ModelConfig(layers=3)
@@ -214,7 +214,7 @@ def test_step_of_the_top_layers(
 def test_encoding_of_a_catalogue(
     race: Callable[..., None], model: RARec, movielens: tuple[Prompts, Dataset]
 ) -> None:
-    """All items and users of MovieLens-100K, prefixes prepared once or made in each batch."""
+    """All items and users of MovieLens-100K, with prefixes prepared once or made in each batch."""
     prompts, dataset = movielens
     random = np.random.default_rng(SEED)
     texts = [prompts.items(np.arange(dataset.n_items)), prompts.users(dataset.histories)]
@@ -265,7 +265,7 @@ def test_encoding_of_a_catalogue(
 def test_prefix_projections(
     race: Callable[..., None], model: RARec, entities: tuple[Entities, Entities]
 ) -> None:
-    """Keys and values of all layers' prefixes, and the gradients of the prefixes."""
+    """Keys and values of the prefixes of all layers, and the gradients of the prefixes."""
     layers = model.backbone.layers
     batch = entities[0].batch(np.arange(N_BATCH))
     assert batch.id_vectors is not None
@@ -320,7 +320,7 @@ def test_prefix_projections(
         "one product for all layers": all_layers,
     }
     expected = timed(one_call)()
-    # sums over a batch of copies are those of the one
+    # `each_sample` computes sums over copies, which are other numbers
     for run in ways.values():
         if run is not each_sample:
             torch.testing.assert_close(timed(run)(), expected, rtol=1e-3, atol=1e-4)

@@ -1,15 +1,15 @@
-"""Compile the fused prefix attention for GPUs that need not be here, and refuse what spills.
+"""Compile the fused prefix attention for several GPUs, without any GPU, and refuse what spills.
 
-`python -m benches.compile_kernels` (which `make compile-kernels` calls) makes every launch that
-`rarec.kernels` ships, for each target, with the arguments and specialisations of a real one: only
-the last step, the run, is left out. ptxas and LLVM then say what a program takes. Rows go to
-`benches/results/kernels.json`; the exit status is 1 if any configuration is refused:
+`make compile-kernels` calls `python -m benches.compile_kernels`. It prepares every launch of
+`rarec.kernels` for each target, with the arguments and specialisations of a real launch, and stops
+before the kernel runs. ptxas and LLVM report the resources of each program. The rows are written to
+`benches/results/kernels.json`. The exit status is 1 if a configuration is refused, because
 
 - it spills registers or has a stack;
-- no product is left to the tensor cores, or a pipelined loop copies nothing asynchronously;
-- it takes more shared memory than the chip gives one program (or tensor memory, on sm_100).
+- it has no product on tensor cores, or a pipelined loop has no asynchronous copies;
+- it needs more shared memory than one program can have (or more tensor memory, on sm_100).
 
-Not with TRITON_INTERPRET=1: interpreted kernels do not compile.
+It does not work with TRITON_INTERPRET=1, because interpreted kernels are not compiled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "kernels.json"
 
 @dataclass(frozen=True)
 class Target:
-    """A chip: what Triton calls it, its products, its asynchronous copies, its shared memory."""
+    """A GPU: its target in Triton, its instructions for products and copies, its shared memory."""
 
     name: str
     gpu: GPUTarget
@@ -58,13 +58,13 @@ TARGETS = {
     )
 }
 KERNELS = ("forward", "backward_query", "backward_text")
-#: Tensor memory of a program on sm_100, in columns; past it Triton makes an empty kernel.
+#: Tensor memory of a program on sm_100, in columns; with more Triton makes an empty kernel.
 TENSOR_MEMORY = 512
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Inputs that are launched forward and backward."""
+    """Inputs of one launch, forward and backward."""
 
     dim: int
     dtype: torch.dtype
@@ -92,7 +92,7 @@ def shipped() -> Iterator[Launch]:
     """Yield launches that together reach every tile and every branch of the kernels."""
     for dim in (32, 64, 128):
         whole = Launch(dim, torch.bfloat16, 512)
-        # tiles are cut to short texts: each size is a configuration of its own
+        # tiles are smaller for short texts, so each size is another configuration
         for n_text in (16, 32, 64, 512):
             yield replace(whole, n_text=n_text)
         yield replace(whole, causal=True, window=100, packed=True, group=4)
@@ -104,7 +104,7 @@ def shipped() -> Iterator[Launch]:
 
 
 class FakeDriver:
-    """As much of a driver as a launch asks before it runs."""
+    """The part of a driver that a launch uses before the kernel runs."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -135,7 +135,7 @@ class FakeDriver:
 
 
 class Recorder:
-    """Stands in for a kernel: compiles what is launched, and keeps it instead of running it."""
+    """A replacement for a kernel that compiles each launch and keeps it instead of running it."""
 
     def __init__(self, kernel: Any, kept: list[tuple[str, dict[str, Any], Any]]) -> None:
         self.kernel = kernel
@@ -197,7 +197,7 @@ def compile_launch(launch: Launch, target: str) -> list[dict[str, Any]]:
 def _row(
     launch: Launch, target: str, kernel: str, constants: dict[str, Any], compiled: Any
 ) -> dict[str, Any]:
-    """Return what a compiled kernel takes, and why it is refused if it is."""
+    """Return the resources of a compiled kernel, and the reason if it is refused."""
     chip = TARGETS[target]
     tile = [constants[name] for name in ("BLOCK_Q", "BLOCK_T", "num_warps", "num_stages")]
     row: dict[str, Any] = {
@@ -209,7 +209,7 @@ def _row(
         "shared_bytes": compiled.metadata.shared,
     }
     assembly = compiled.asm["ptx" if chip.gpu.backend == "cuda" else "amdgcn"]
-    # a side of less than 64 rows has no product of the newest kind, but that of sm_80
+    # with fewer than 64 rows there is no product of the newest kind, but one as on sm_80
     older = tile[1 if kernel == "backward_text" else 0] < 64 and chip.gpu.backend == "cuda"
     row["tensor_cores"] = assembly.count(chip.product)
     if older and chip.product != "mma.sync":
@@ -230,12 +230,12 @@ def _row(
 
 
 def _copies_whole_rows(launch: Launch) -> bool:
-    """Return whether rows fill their tile; a mask along them ends asynchronous copies."""
+    """Return whether rows fill their tile; otherwise a mask prevents asynchronous copies."""
     return launch.dim == triton.next_power_of_2(launch.dim)
 
 
 def _nvidia(compiled: Any) -> dict[str, int]:
-    """Return registers a thread, and bytes of stack and local memory, which spills go to."""
+    """Return the registers of a thread, and the bytes of stack and local memory (spills)."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -248,7 +248,7 @@ def _nvidia(compiled: Any) -> dict[str, int]:
 
 
 def _amd(compiled: Any) -> dict[str, int]:
-    """Return vector registers a thread, and bytes of private memory, which spills go to."""
+    """Return the vector registers of a thread, and the bytes of private memory (spills)."""
     text = compiled.asm["amdgcn"]
 
     def number(name: str) -> int:
@@ -256,13 +256,13 @@ def _amd(compiled: Any) -> dict[str, int]:
         assert found is not None, name
         return int(found[1])
 
-    # scalar registers that spill go to lanes of vector registers, not to memory
+    # scalar registers spill into lanes of vector registers, not into memory
     spilled = max(4 * number("vgpr_spill_count"), number("private_segment_fixed_size"))
     return {"registers": number("vgpr_count"), "spill_bytes": spilled}
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a table in Markdown: the most that any configuration of a kernel and width takes."""
+    """Return a Markdown table of the largest numbers for each kernel and head dimension."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
     lines = [f"| kernel, D | {' | '.join(targets)} |", f"|---|{'---|' * len(targets)}"]
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -283,7 +283,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    """Compile all, print the table, write the rows; return 1 if something is refused."""
+    """Compile all launches, print the table, write the rows; return 1 if any is refused."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

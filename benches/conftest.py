@@ -1,4 +1,4 @@
-"""What benchmarks share: the race, and the file its results go to."""
+"""Fixtures of the benchmarks: the race, and the files of its results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Race = Callable[..., None]
 def interleave(
     runs: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Return the seconds of each run in each round; who goes first changes from round to round."""
+    """Return the seconds of each run in each round; the first run changes from round to round."""
     names = list(runs)
     for run in runs.values():
         run()
@@ -38,20 +38,20 @@ def interleave(
 
 @pytest.fixture
 def rows(request: pytest.FixtureRequest) -> list[dict[str, object]]:
-    """Return the rows of this file's results, to append to."""
-    # bench_rust_sampling.py and bench_rust_scoring.py both go to rust.json
+    """Return the list that the rows of this benchmark file are appended to."""
+    # bench_rust_sampling.py and bench_rust_scoring.py both write to rust.json
     name = request.path.stem.split("_")[1]
     return request.config.stash.setdefault(ROWS, {}).setdefault(name, [])
 
 
 @pytest.fixture(scope="session")
 def sections(request: pytest.FixtureRequest) -> dict[str, list[str]]:
-    """Return lines to print at the end by title, to add to."""
+    """Return a table of titles and lines, which is printed at the end."""
     return request.config.stash.setdefault(SECTIONS, {})
 
 
 def busy_seconds() -> float:
-    """Return the processor time all processes of the machine have taken; nan where unknown."""
+    """Return the processor time of all processes of the machine; nan if it is unknown."""
     try:
         user, nice, system = Path("/proc/stat").read_text().split()[1:4]
     except OSError:
@@ -61,10 +61,10 @@ def busy_seconds() -> float:
 
 @pytest.fixture
 def race(benchmark, rows: list[dict[str, object]]) -> Race:
-    """Return a function that times ours against its peers, round by round, and keeps the rows.
+    """Return a function that times rarec against its peers, round by round, and keeps the rows.
 
-    Where the clock is not the process's own, rows also say how many processors others kept busy
-    meanwhile, on average.
+    If the clock is not the processor time of the process, a row also holds how many processors
+    other processes kept busy on average (`others_busy`).
     """
     raced: list[str] = []
 
@@ -81,7 +81,7 @@ def race(benchmark, rows: list[dict[str, object]]) -> Race:
         end = time.perf_counter(), busy_seconds() - time.process_time()
         others = max(0.0, (end[1] - begin[1]) / (end[0] - begin[0]))
         for peer in peers:
-            # a ratio a round, then the median: the machine's mood is the same within a round
+            # a ratio within each round, then the median: a machine's speed varies between rounds
             pairs = zip(seconds[peer], seconds["ours"], strict=True)
             row: dict[str, object] = {
                 "job": job,
@@ -95,7 +95,7 @@ def race(benchmark, rows: list[dict[str, object]]) -> Race:
                 row["others_busy"] = round(others, 2)
             rows.append(row)
             benchmark.extra_info[peer] = row["ratio"]
-        # a second race of one test is in the rows alone: the plugin takes one job a test
+        # the plugin allows one job in a test, so a second race is only in the rows
         if not raced:
             raced.append(job)
             benchmark.group = job
@@ -105,7 +105,7 @@ def race(benchmark, rows: list[dict[str, object]]) -> Race:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write each file's rows, unless anything failed: no speed claim on a red test."""
+    """Write the rows of each file, unless a test failed."""
     if exitstatus != pytest.ExitCode.OK:
         return
     machine = {
@@ -124,7 +124,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Print the rows, and what else was left to print."""
+    """Print the sections and the rows."""
     for title, lines in config.stash.get(SECTIONS, {}).items():
         terminalreporter.section(title)
         for line in lines:

@@ -1,9 +1,9 @@
-"""Check and time prefix attention on this machine's GPU, and pack what was found to send back.
+"""Check and time prefix attention on the GPU of this machine, and pack a report to send back.
 
-`python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER, and
-the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv`, `.png` and
-`gpu.json`, of whole training steps and of kernels by themselves. They are written after every step,
-so that an interrupted run keeps what it found.
+Run `python -m benches.gpu_report [--out FOLDER] [--quick]` from the root of the repository. FOLDER,
+and the archive of it beside it, hold `report.md`, `checks.json`, `attention.json`, `.csv`, `.png`,
+and `gpu.json` with training steps and kernel times. The files are written after every step, so an
+interrupted run keeps its results.
 """
 
 from __future__ import annotations
@@ -38,20 +38,23 @@ from benches.attention.tables import ratio_tables, unmeasured
 NO_GPU = 2
 One = TypeVar("One")
 EXPLANATION = """\
-Time of a peer over that of the fused kernel, so above 1 where the fused kernel is faster; in
-brackets the same ratio of the bytes each moves, by `benches.attention.model`. `sdpa` is torch's
-attention over concatenated keys, `merged` two attentions merged by their log-sum-exp, `flex`
-FlexAttention. Medians of runs in turns, caches flushed between them."""
+The ratio is the time of a peer divided by the time of the fused kernels. It is above 1 if the fused
+kernels are faster. In brackets is the same ratio of the bytes that they move, calculated by
+`benches.attention.model`. `sdpa` is torch's attention over concatenated keys, `merged` is two
+attentions merged by their log-sum-exp, `flex` is FlexAttention. Times are medians of runs in turns;
+caches are flushed between the runs."""
 KERNEL_EXPLANATION = """\
-Time of the kernels of a run by the profiler, without launches and gaps, and how many there are."""
+Time of the kernels of a run, measured by the profiler without launches and gaps, and their
+number."""
 STEP_EXPLANATION = """\
-Forward and backward to the prefixes through all layers of a frozen model, texts of T / 4 to T
-tokens packed. `difference` is the largest of the results and gradients, over the largest number."""
+Forward and backward to the prefixes through all layers of a frozen model, with packed texts of
+T / 4 to T tokens. `difference` is the largest difference of the results and gradients, relative to
+the largest number."""
 
 
 @dataclass
 class Report:
-    """What is found so far, and the folder it is kept in."""
+    """The results so far, and the folder that they are written to."""
 
     folder: Path
     machine: dict[str, Any]
@@ -64,12 +67,12 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether all checks passed, all was measured and no row is faulty."""
+        """Whether all checks passed, every case was measured, and no row is faulty."""
         passed = all(outcome.passed for outcome in self.outcomes)
         return passed and not self.failures and not any(row.faulty for row in self.rows)
 
     def write(self) -> None:
-        """Write all but the plot and the archive."""
+        """Write all files but the plot and the archive."""
         write_rows(self.folder, "attention", self.machine, self.rows)
         records = json.dumps([asdict(outcome) for outcome in self.outcomes], indent=1) + "\n"
         write_atomically(self.folder / "checks.json", records.encode())
@@ -80,17 +83,17 @@ class Report:
         write_atomically(self.folder / "report.md", self.markdown().encode())
 
     def pack(self) -> Path:
-        """Write the archive and return its path."""
+        """Write the archive, and return its path."""
         packed = shutil.make_archive(
             f"{self.folder}.tmp", "zip", self.folder.parent, self.folder.name
         )
         return Path(packed).replace(f"{self.folder}.zip")
 
     def markdown(self) -> str:
-        """Return the report: machine, checks, what was not measured, ratios."""
+        """Return the report: machine, checks, cases that were not measured, ratios."""
         failed = [outcome for outcome in self.outcomes if not outcome.passed]
         missing = [*unmeasured(self.rows), *self.failures]
-        state = "Complete." if self.complete else "Interrupted: what follows is a part."
+        state = "Complete." if self.complete else "Interrupted: the report is not complete."
         passed = f"{len(self.outcomes) - len(failed)} of {len(self.outcomes)} passed."
         parts = [
             f"# Prefix attention on {self.machine.get('gpu', 'a CPU')}",
@@ -104,7 +107,7 @@ class Report:
             "## Time",
             EXPLANATION,
             ratio_tables(self.rows),
-            "## Kernels by themselves",
+            "## Time of the kernels alone",
             KERNEL_EXPLANATION,
             kernel_table(self.kernels),
             "## Training steps",
@@ -125,7 +128,7 @@ def run(
     rounds: int,
     console: Console,
 ) -> None:
-    """Check, then time, writing the report after every step."""
+    """Check, then time, and write the report after every step."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -158,7 +161,7 @@ def run(
             try:
                 do(one)
             except Exception as error:
-                # memory that a GPU has not, a compiler: no reason to lose what follows
+                # a GPU without enough memory, or a compiler, must not end the rest of the report
                 reason = str(error).strip().partition("\n")[0]
                 report.failures.append(f"{what} {one}: {type(error).__name__}: {reason}")
                 progress.console.print(report.failures[-1], style="yellow")
@@ -168,18 +171,20 @@ def run(
     with Progress(*columns, console=console) as progress:
         each("checking", kernel_checks, check)
         each("timing", cases, time)
-        each("kernels of", kernel_cases, profile)
-        each("a step of", steps, time_step)
+        each("profiling", kernel_cases, profile)
+        each("timing a step of", steps, time_step)
     report.complete = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 if anything is wrong, 2 without a GPU, 130 if interrupted."""
+    """Return 0; 1 if a result is wrong or missing; 2 without a GPU; 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benches.gpu_report", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/gpu-report"), help="folder of the report"
     )
-    parser.add_argument("--quick", action="store_true", help="a quarter of the checks and cases")
+    parser.add_argument(
+        "--quick", action="store_true", help="run a quarter of the checks and cases"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     if not torch.cuda.is_available():
@@ -203,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         interrupted = True
-        console.print("interrupted: the report holds what was found so far")
+        console.print("interrupted: the report holds the results so far")
     finally:
         report.write()
         if write_plot(report.folder, "attention", report.rows) is None:

@@ -1,4 +1,4 @@
-"""The backward kernels of prefix attention: no atomics, so the same bits each time.
+"""The backward kernels of prefix attention. Without atomics, so the bits are always the same.
 
 With `P = exp(logits - lse)` and `dlogits = P * (grad_out . value - delta)`, where `delta` is
 `grad_out . out` (Dao et al. 2022, arXiv:2205.14135, equation 4 and after):
@@ -6,9 +6,10 @@ With `P = exp(logits - lse)` and `dlogits = P * (grad_out . value - delta)`, whe
     grad_query = scale * dlogits keys      grad_key = scale * dlogits^T query
     grad_value = P^T grad_out
 
-`backward_query` owns queries: it makes `delta`, the gradient of its queries, and what they add to
-the gradients of the prefix; these partial sums are added up afterwards, in a fixed order.
-`backward_text` owns keys and sees all queries of their key head.
+A program of `backward_query` has a tile of queries. It computes `delta`, the gradient of its
+queries, and the parts that they add to the gradients of the prefix. These parts are added up
+afterwards, in a fixed order. A program of `backward_text` has a tile of keys and loops over all
+queries of their key head.
 
 Axes: as in `rarec.kernels.forward`.
 """
@@ -79,7 +80,7 @@ def backward_query(
     PARTS_BY_ROW: tl.constexpr,
     UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Write `delta`, and as asked the gradient of the queries and the parts of the prefix's."""
+    """Write `delta` and, if needed, the gradients of the queries and the parts of the prefix."""
     tile = tl.program_id(0) % n_tiles
     head = tl.program_id(0) // n_tiles % H
     batch = (tl.program_id(0) // n_tiles // H).to(tl.int64)
@@ -89,7 +90,7 @@ def backward_query(
     part = tl.program_id(0).to(tl.int64) * ((S + K) * D)
     if PACKED:
         if first >= length:
-            # the parts of all programs are added up
+            # the parts of all programs are added up, so empty programs have to write zeros
             if NEED_PREFIX:
                 nothing = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
                 for begin in tl.range(0, S + K, BLOCK_S, num_stages=1):
@@ -117,7 +118,7 @@ def backward_query(
     delta = tl.sum(grad_out.to(tl.float32) * out.to(tl.float32), axis=1)
     lse_place = batch * lse_batch + head.to(tl.int64) * lse_head + place
     tl.store(delta_ptr + lse_place, delta, mask=written)
-    # infinite in padded rows: their weights are zero
+    # infinite in padded rows, so that their weights are zero
     lse = tl.load(lse_ptr + lse_place, mask=present, other=float("inf")) * LOG2E
     log2_scale = scale * LOG2E
 
@@ -127,7 +128,7 @@ def backward_query(
     own_key_ptr += batch * own_key_batch + key_head_number * own_key_head
     own_value_ptr += batch * own_value_batch + key_head_number * own_value_head
     axis = tl.arange(0, BLOCK_D)
-    # a few tokens at a time: the gradients of a long prefix of wide heads fill the registers
+    # a few tokens at a time: the gradients of a long prefix with wide heads fill the registers
     for begin in tl.range(0, S + K, BLOCK_S, num_stages=1):
         token = begin + tl.arange(0, BLOCK_S)
         keys = load_prefix(
@@ -138,7 +139,8 @@ def backward_query(
             D, BLOCK_D,
         )  # fmt: skip
         logits = dot(query, tl.trans(keys), UPCAST) * log2_scale
-        # before the exponential: far below zero, the logit 0 of no token would give infinity
+        # mask before the exponential: where all logits are far below zero, the logit 0 of an absent
+        # token would give infinity
         logits = tl.where(token[None, :] < S + K, logits, float("-inf"))
         weights = tl.exp2(logits - lse[:, None])
         dlogits = dot(grad_out, tl.trans(values), UPCAST)
@@ -152,7 +154,7 @@ def backward_query(
                 store_rows(part_key_ptr + part, token, D, token < S + K, part_key, D, BLOCK_D)
                 store_rows(part_value_ptr + part, token, D, token < S + K, part_value, D, BLOCK_D)
             else:
-                # [D, tokens]: few tokens are no side for a tensor core
+                # [D, tokens]: a tensor core cannot have so few tokens as its first side
                 part_key = dot(tl.trans(query), dlogits.to(query.dtype), UPCAST) * scale
                 part_value = dot(tl.trans(grad_out), weights.to(grad_out.dtype), UPCAST)
                 offsets = part + token[None, :] * D + axis[:, None]
@@ -218,7 +220,7 @@ def backward_text(
     PACKED: tl.constexpr,
     UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of keys and values of the text; `H` counts query heads."""
+    """Write the gradients of the keys and values of the text; `H` counts query heads."""
     tile = tl.program_id(0) % n_tiles
     key_head_number = tl.program_id(0) // n_tiles % (H // G)
     batch = (tl.program_id(0) // n_tiles // (H // G)).to(tl.int64)
@@ -242,7 +244,7 @@ def backward_text(
     grad_key = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
     grad_value = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
 
-    # who sees these keys: with the roles exchanged, queries after them instead of before
+    # the queries that see these keys: as in `seen_tiles`, but they come after the keys
     begin = 0
     end = length
     if CAUSAL:

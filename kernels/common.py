@@ -1,10 +1,10 @@
-"""What the prefix attention kernels share: where a program's rows are, and products.
+"""Functions that the prefix attention kernels share: addresses of rows, masks, products.
 
-A text is read by its own positions: row `r` of a text stands at `start + r` of its tensor. In a
-padded batch the rows past the text, `length <= r < T`, are the padding, which `start + r` reaches
-by going round the end, so that every row of the result is written once.
+Rows count from the beginning of a text: row `r` is at place `start + r` of the tensor. In a padded
+batch the rows past the text, `length <= r < T`, are the padding. A place past the end of the tensor
+continues at its beginning, so every row of the result is written once.
 
-Axes: D head dimension, S prefix tokens of the first source, K of the second.
+Axes: D head dimension, S prefix tokens of the first tensor, K of the second.
 """
 
 import os
@@ -19,7 +19,10 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @triton.jit
 def dot(left, right, UPCAST: tl.constexpr):
-    """Return the float32 product; the interpreter multiplies the bit patterns of bfloat16."""
+    """Return the float32 product.
+
+    The interpreter would multiply the bit patterns of bfloat16, so there UPCAST is true.
+    """
     if UPCAST:
         left = left.to(tl.float32)
         right = right.to(tl.float32)
@@ -28,10 +31,10 @@ def dot(left, right, UPCAST: tl.constexpr):
 
 @triton.jit
 def load_rows(pointer, row, row_stride, allowed, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Return the rows of `[.., D]` that are allowed, and zeros in place of the others."""
+    """Return the allowed rows of `[.., D]`, with zeros in place of the other rows."""
     axis = tl.arange(0, BLOCK_D)
     mask = allowed[:, None]
-    # a mask along the contiguous axis ends asynchronous copies: only where D needs it
+    # a mask along the contiguous axis prevents asynchronous copies: set it only where D needs it
     if D != BLOCK_D:
         mask = mask & (axis[None, :] < D)
     return tl.load(pointer + row[:, None] * row_stride + axis[None, :], mask=mask, other=0.0)
@@ -39,7 +42,7 @@ def load_rows(pointer, row, row_stride, allowed, D: tl.constexpr, BLOCK_D: tl.co
 
 @triton.jit
 def store_rows(pointer, row, row_stride, allowed, values, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Write the rows of `[.., D]` that are allowed, in the dtype of what is written to."""
+    """Write the allowed rows of `[.., D]` in the dtype of the output."""
     axis = tl.arange(0, BLOCK_D)
     mask = allowed[:, None]
     if D != BLOCK_D:
@@ -60,7 +63,7 @@ def load_prefix(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Return the rows `token` of S from the first source, then K from the second, then zeros."""
+    """Return the rows `token`: S rows of the first tensor, then K of the second, then zeros."""
     if K == 0:
         return load_rows(pointer, token, row_stride, token < S, D, BLOCK_D)
     if S == 0:
@@ -79,7 +82,7 @@ def load_prefix(
 
 @triton.jit
 def text_span(start_ptr, length_ptr, batch, n_text):
-    """Return where a text starts and how long it is, cut to its tensor."""
+    """Return the place and the length of a text, cut to its tensor."""
     start = tl.load(start_ptr + batch)
     end = tl.minimum(start + tl.load(length_ptr + batch), n_text)
     start = tl.maximum(start, 0)
@@ -88,17 +91,17 @@ def text_span(start_ptr, length_ptr, batch, n_text):
 
 @triton.jit
 def written_rows(row, start, length, n_text, PACKED: tl.constexpr):
-    """Return the places of rows in their tensor, and which of them a program writes."""
+    """Return the places of rows in their tensor, and whether the program writes each of them."""
     place = start + row
     if PACKED:
-        # what follows belongs to the next text
+        # the places after the text belong to the next text
         return place, row < length
     return tl.where(place >= n_text, place - n_text, place), row < n_text
 
 
 @triton.jit
 def near(visible, row, column, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
-    """Return which of the visible text tokens `column` the queries `row` are allowed to see."""
+    """Return `visible` without the text tokens `column` that the queries `row` may not see."""
     if CAUSAL:
         visible = visible & (column <= row)
     if WINDOWED:
@@ -113,9 +116,9 @@ def seen_tiles(
     first, length, window, SIZE: tl.constexpr, STEP: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr,
 ):  # fmt: skip
-    """Return from where to where the text goes that the SIZE queries from `first` on may see.
+    """Return the begin and the end of the text that the SIZE queries from `first` on may see.
 
-    The start is a multiple of STEP; nothing is to be seen by queries past the text.
+    The begin is a multiple of STEP. Queries past the text see nothing: then the end is 0.
     """
     begin = 0
     end = length

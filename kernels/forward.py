@@ -2,13 +2,13 @@
 
     out[i] = sum_j softmax_j(scale * query[i] . keys[j]) values[j],   keys = prefix, then text
 
-One program owns BLOCK_Q queries of one head. It starts the running maximum and sum (Milakov &
-Gimelshein 2018, arXiv:1805.02867) from one tile that holds the whole prefix, then streams the text
-past: text tiles stay aligned and nothing is concatenated or masked by a stored mask.
+One program computes BLOCK_Q queries of one head. It initialises the running maximum and sum
+(Milakov & Gimelshein 2018, arXiv:1805.02867) with one tile that holds the whole prefix, then loops
+over the tiles of the text. Text tiles stay aligned, nothing is concatenated, and no mask is stored.
 
-Axes: B texts, H query heads, G query heads a key head, T text, S prefix tokens of the first source,
-K of the second, D head dimension. With packed texts the tensors of the text have one row (their
-batch strides are 0), and T is that row's length.
+Axes: B texts, H query heads, G query heads of a key head, T text tokens, S prefix tokens of the
+first tensor, K of the second, D head dimension. With packed texts the tensors of the text have one
+row (their batch strides are 0), and T is the length of that row.
 """
 
 import triton
@@ -71,7 +71,7 @@ def forward(
     """Write the result and the log of the sum of exponentials of each query's logits."""
     tile = tl.program_id(0) % n_tiles
     head = tl.program_id(0) // n_tiles % H
-    # int64: a batch's offset passes 2**31 elements
+    # int64: the offset of a batch can be more than 2**31 elements
     batch = (tl.program_id(0) // n_tiles // H).to(tl.int64)
     key_head_number = head // G
     start, length = text_span(start_ptr, length_ptr, batch, n_text)
@@ -86,7 +86,7 @@ def forward(
         query_ptr + batch * query_batch + head * query_head + start.to(tl.int64) * query_row,
         row, query_row, present, D, BLOCK_D,
     )  # [BLOCK_Q, BLOCK_D]  # fmt: skip
-    # logits in base 2: exp2 is what the hardware has
+    # logits in base 2: the hardware computes exp2
     log2_scale = scale * LOG2E
 
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
@@ -94,7 +94,7 @@ def forward(
     result = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     if S + K > 0:
         token = tl.arange(0, BLOCK_S)
-        # names of their own: a name that the loop below gives another shape does not compile
+        # other names than in the loop below: Triton compiles no name that changes its shape
         prefix_keys = load_prefix(
             prefix_key_ptr + batch * prefix_key_batch + key_head_number * prefix_key_head,
             prefix_key_row,
@@ -129,7 +129,7 @@ def forward(
 
         new_highest = tl.maximum(highest, tl.max(logits, axis=1))
         if S + K == 0:
-            # without a prefix a row may have seen nothing yet: -inf - -inf is nan
+            # without a prefix a query may have seen nothing yet, and -inf - -inf is nan
             new_highest = tl.where(new_highest == float("-inf"), 0.0, new_highest)
         decay = tl.exp2(highest - new_highest)
         weights = tl.exp2(logits - new_highest[:, None])

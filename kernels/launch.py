@@ -1,4 +1,4 @@
-"""What the launches of the prefix attention kernels have in common: tensors, strides, constants."""
+"""The arguments that the prefix attention kernels share: tensors, strides, constants."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class Launch:
     """The arguments that the three kernels share.
 
     Args:
-        text: Query, key and value.
-        prefix: Key and value of the shared prefix, then of each sample's own.
-        spans: `[B]` int32, where texts start, and how long they are.
-        causal: Let a query see only the text up to itself.
-        window: Let a query see only text less than so many tokens away; 0 for all.
-        packed: Whether the texts stand in one row.
+        text: Query, key and value of the text.
+        prefix: Key and value of the shared prefix, then key and value of the prefix of each sample.
+        spans: The first token of each text, and the number of its tokens, `[B]` int32 each.
+        causal: Let a query see only the text up to its own position.
+        window: Let a query see only text tokens that are fewer than this many positions away; 0 for
+            no window.
+        packed: Whether the texts are packed in one row.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Launch:
         self.packed = packed
         self.dim = query.shape[3]
         self.text = tuple(unit_stride(x) for x in text)
-        # a source without rows is never read
+        # a tensor without rows is never read, so any pointer will do
         self.prefix = tuple(unit_stride(x) if x.numel() else self.text[0] for x in prefix)
         self.prefix_strides = [
             stride
@@ -57,16 +58,16 @@ class Launch:
             "WINDOWED": window > 0,
             "PACKED": packed,
             "UPCAST": INTERPRETED and query.dtype == torch.bfloat16,
-            # pinned: triton's default changes in 3.10
+            # set explicitly: the default of triton changes in version 3.10
             "enable_fp_fusion": True,
         }
 
     def tile(self, kernel: str, longest: int, given: Sequence[int]) -> Tile:
-        """Return the tile of a launch: the given one, or the table's."""
+        """Return the tile of a launch: the given one, or the one of the table."""
         return Tile(*given) if given else choose_tile(kernel, longest, self.dim)
 
     def strides(self, *tensors: Tensor) -> list[int]:
-        """Return batch, head and row strides of each; packed texts share their one batch row."""
+        """Return the batch, head and row strides of each; the batch stride of packed texts is 0."""
         batch = 0 if self.packed else 1
         return [
             stride
@@ -75,12 +76,12 @@ class Launch:
         ]
 
     def lse_strides(self, lse: Tensor) -> tuple[int, int]:
-        """Return batch and head strides of a contiguous `[B, H, T]`."""
+        """Return the batch and head strides of a contiguous `[B, H, T]` tensor."""
         return (0 if self.packed else lse.stride(0)), lse.stride(1)
 
 
 def tile_constants(tile: Tile) -> dict[str, int]:
-    """Return a tile as keywords of a launch."""
+    """Return a tile as keyword arguments of a launch."""
     return {
         "BLOCK_Q": tile.query,
         "BLOCK_T": tile.text,
@@ -90,5 +91,5 @@ def tile_constants(tile: Tile) -> dict[str, int]:
 
 
 def unit_stride(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy whose numbers along the last axis stand side by side."""
+    """Return the tensor, or a copy if the numbers of its last axis are not side by side."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,11 +1,11 @@
 """Prefix attention without concatenated keys, as one operation that torch can differentiate.
 
-`torch.ops.rarec.prefix_attention` and its backward are custom operations with shapes that torch
-knows without running them, so that `torch.compile`, checkpointing and autograd see one node. Called
-through `rarec.ops`, which checks the inputs.
+`torch.ops.rarec.prefix_attention` and its backward are custom operations. torch knows the shapes of
+their results without running them, so `torch.compile`, checkpointing and autograd see one node.
+`rarec.ops` checks the inputs and calls this module.
 
 Axes: B texts, H query heads, h_kv key heads, T text tokens, S and K prefix tokens, D head
-dimension. Packed texts: the tensors of the text have one row of T tokens.
+dimension. With packed texts the tensors of the text have one row of T tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rarec.kernels.forward import forward
 from rarec.kernels.launch import Launch, tile_constants, unit_stride
 from rarec.kernels.tiles import Tile, parts_by_row, power_of_two
 
-#: Tensors that hold numbers; others stand for them while something is traced.
+#: Types of tensors that hold data; other types stand for them while torch traces a program.
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -44,9 +44,10 @@ def prefix_attention(
 ) -> Tensor:
     """Return `rarec.ops.prefix_attention` of the same arguments, differentiable once.
 
-    Inputs are float16 or bfloat16 (interpreted also float32), `D <= 128`, `S + K <= 64`. `packed`
-    holds where texts start and how long they are, int32 `[B]` each, and how long the longest is.
-    `tile` says how to cut all launches; default what `rarec.kernels.tiles` says.
+    Inputs are float16 or bfloat16, or float32 in the interpreter, with `D <= 128` and
+    `S + K <= 64`. `packed` holds the first token and the length of each text, int32 `[B]` each, and
+    the length of the longest text. `tile` is the tile of all launches; by default
+    `rarec.kernels.tiles` chooses it.
     """
     if packed is not None:
         start, length, longest = packed
@@ -78,7 +79,7 @@ def prefix_attention(
         query.shape[3] ** -0.5 if scale is None else scale,
         list(tile or ()),
     )
-    # without the dispatcher, whose way to a custom operation takes longer than small kernels
+    # around torch's dispatcher: calling a custom operation takes longer than a small kernel
     if not torch.compiler.is_compiling() and all(type(x) in _PLAIN for x in tensors):
         return _Eager.apply(*tensors, *options)
     out, _ = _forward(*tensors, *options)
@@ -102,30 +103,32 @@ def _run_forward(
     scale: float,
     tile: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the attention, and the log of the sum of exponentials of each query's logits.
+    """Return the attention, and the log-sum-exp of the logits of each query.
 
     Args:
-        query: `[B, H, T, D]`; packed `[1, H, T, D]`, and so on.
-        key: `[B, h_kv, T, D]`.
-        value: As `key`.
-        prefix_key: `[B or 1, h_kv, S, D]`.
-        prefix_value: As `prefix_key`.
-        own_key: `[B, h_kv, K, D]`, or without rows.
-        own_value: As `own_key`.
+        query: `[B, H, T, D]` queries of the text. With packed texts B is 1 here and for `key`
+            and `value`.
+        key: `[B, h_kv, T, D]` keys of the text.
+        value: `[B, h_kv, T, D]` values of the text.
+        prefix_key: `[B or 1, h_kv, S, D]` keys of the shared prefix.
+        prefix_value: Values of the shared prefix, same shape as `prefix_key`.
+        own_key: `[B, h_kv, K, D]` keys of the prefix of each sample; K may be 0.
+        own_value: Values of that prefix, same shape as `own_key`.
         start: `[B]` int32, first token of each text.
-        length: `[B]` int32, tokens of each text.
-        longest: Tokens of the longest text, at most.
-        packed: Whether the texts stand in one row.
-        causal: Let a query see only the text up to itself.
-        window: Let a query see only text less than so many tokens away; 0 for all.
+        length: `[B]` int32, number of tokens of each text.
+        longest: Number of tokens of the longest text, or more.
+        packed: Whether the texts are packed in one row.
+        causal: Let a query see only the text up to its own position.
+        window: Let a query see only text tokens that are fewer than this many positions away; 0 for
+            no window.
         scale: Factor of the logits.
-        tile: A `Tile`, or empty.
+        tile: A `Tile`; empty to choose one.
 
     Returns:
-        `[B, H, T, D]` in the dtype of `query`, zero in padded rows, and `[B, H, T]` float32,
-        `+inf` there (so that `exp(logit - lse)` is 0).
+        The attention `[B, H, T, D]` in the dtype of `query`, zero in padded rows, and the
+        log-sum-exp `[B, H, T]` float32, `+inf` in padded rows (so that `exp(logit - lse)` is 0).
     """
-    # the layout of query, so that a caller's transposed view stays one
+    # the memory layout of `query`: the result of a transposed view is one too
     out = torch.empty_like(unit_stride(query))
     lse = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
     if out.numel() == 0:
@@ -140,7 +143,7 @@ def _run_forward(
     )
     chosen = launch.tile("forward", longest, tile)
     n_tiles = -(-longest // chosen.query)
-    # a launch goes to the current device, which need not be that of the tensors
+    # a launch goes to the current device, which may differ from the device of the tensors
     with torch.cuda.device_of(query):
         forward[(n_tiles * len(start) * query.shape[1],)](
             *launch.text,
@@ -197,7 +200,7 @@ def _run_backward(
     need_text: bool,
     need_prefix: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the seven float inputs of `_run_forward`; empty where not needed."""
+    """Return the gradients of the seven float inputs of `_run_forward`, empty if not needed."""
     grad_query, grad_key, grad_value = _text_gradients(query, key, value, need_query, need_text)
     if out.numel() == 0:
         grads = [torch.zeros_like(x) if need_prefix else x.new_empty(0)
@@ -217,7 +220,7 @@ def _run_backward(
     n_tiles = -(-longest // chosen.query)
     delta = torch.empty_like(lse)
     shape = (n_rows, n_heads, n_tiles, launch.n_prefix, launch.dim) if need_prefix else (0,)
-    # of keys, of values
+    # parts[0] for the keys, parts[1] for the values
     parts = torch.empty((2, *shape), dtype=torch.float32, device=query.device)
     with torch.cuda.device_of(query):
         backward_query[(n_tiles * n_rows * n_heads,)](
@@ -290,7 +293,7 @@ def _(_: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 def _text_gradients(
     query: Tensor, key: Tensor, value: Tensor, need_query: bool, need_text: bool
 ) -> list[Tensor]:
-    """Return what the gradients of the text are written to, empty where not needed."""
+    """Return the outputs for the gradients of the text; empty tensors where not needed."""
     needs = ((query, need_query), (key, need_text), (value, need_text))
     return [torch.empty_like(unit_stride(x)) if need else x.new_empty(0) for x, need in needs]
 
@@ -320,11 +323,11 @@ torch.library.register_autograd(
 
 
 class _Eager(torch.autograd.Function):
-    """The operation for tensors that have numbers now."""
+    """The operation for tensors that hold data."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        """Return what `_run_forward` returns first."""
+        """Return the attention, the first result of `_run_forward`."""
         out, lse = _run_forward(*inputs)
         ctx.save_for_backward(*inputs[:9], out, lse)
         ctx.options = inputs[9:]
@@ -340,15 +343,16 @@ class _Eager(torch.autograd.Function):
 def _add_up(
     parts: Tensor, prefix_key: Tensor, own_key: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of the prefix from `[2, B, H, tiles, S + K, D]`, added in float32.
+    """Return the gradients of the prefix from parts `[2, B, H, tiles, S + K, D]`.
 
-    Query heads of one key head and tiles are added up, and the texts where they share the rows.
+    The parts of the tiles, and of the query heads of one key head, are added up in float32. For a
+    prefix that the batch shares, the parts of the texts are added up too.
     """
     n_rows, n_key_heads, n_own, _ = own_key.shape
     sums = parts.unflatten(2, (n_key_heads, parts.shape[2] // n_key_heads)).sum((3, 4))
     shared, own = sums.split((prefix_key.shape[2], n_own), dim=3)
     if len(prefix_key) != n_rows:
         shared = shared.sum(1, keepdim=True)
-    # copies: results of an operation are no views of one another
+    # copies: the results of a custom operation must not be views of one another
     key, value, of_own_key, of_own_value = (x.to(own_key.dtype, copy=True) for x in (*shared, *own))
     return key, value, of_own_key, of_own_value

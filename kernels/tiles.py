@@ -1,7 +1,7 @@
-"""How the launches of the kernels are cut, for each head dimension.
+"""The tiles of the kernels for each head dimension.
 
-What fits is known from compiling, not from running: `make compile-kernels` compiles every entry for
-every target and refuses one that spills (docs/kernels.md has the table).
+The tables come from compiling, not from running: `make compile-kernels` compiles every entry for
+every target and refuses an entry that spills registers (see the table in docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rarec.kernels.common import INTERPRETED
 
 
 class Tile(NamedTuple):
-    """Queries and text tokens of a tile, warps of a program, stages of its pipeline."""
+    """Number of queries and text tokens of a tile, of warps, and of pipeline stages."""
 
     query: int
     text: int
@@ -22,7 +22,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-#: By kernel and head dimension, rounded up to a power of two; clean on every target.
+#: Tiles by kernel and head dimension, rounded up to a power of two. None spills on any target.
 TILES = {
     "forward": {
         16: Tile(64, 64, 4, 2),
@@ -43,7 +43,7 @@ TILES = {
         128: Tile(32, 32, 4, 2),
     },
 }
-#: In their place on sm_90, whose largest products read shared memory and want 64 rows.
+#: Other tiles for sm_90, whose largest products read shared memory and need 64 rows.
 TILES_90 = {
     "forward": {128: Tile(128, 64, 8, 2)},
     "backward_query": {64: Tile(64, 64, 4, 2)},
@@ -56,11 +56,11 @@ TILES_90 = {
 
 
 def choose_tile(kernel: str, n_text: int, dim: int) -> Tile:
-    """Return the tile of a launch on the current device, no larger than the text needs.
+    """Return the tile for a launch on the current device, not larger than the text needs.
 
     Args:
         kernel: `forward`, `backward_query` or `backward_text`.
-        n_text: Tokens of the longest text.
+        n_text: Number of tokens of the longest text.
         dim: Head dimension, at most 128.
     """
     width = padded_dim(dim)
@@ -72,28 +72,28 @@ def choose_tile(kernel: str, n_text: int, dim: int) -> Tile:
 
 
 def parts_by_row() -> bool:
-    """Return whether `backward_query` makes its parts of the prefix's gradients as `[tokens, D]`.
+    """Return whether `backward_query` computes its parts as `[tokens, D]`, not as `[D, tokens]`.
 
-    As `[D, tokens]` they need no narrower product, but on sm_90 that product has both operands
-    transposed in shared memory, and the ptxas of Triton 3.6 reads one of them from a wrong address
+    `[D, tokens]` is better for tensor cores. But on sm_90 that product has both operands transposed
+    in shared memory, and the ptxas of Triton 3.6 reads one of them from a wrong address
     (docs/kernels.md).
     """
     return _is_hopper()
 
 
 def _is_hopper() -> bool:
-    # the interpreter has no device
+    # the interpreter has no device to ask
     return not INTERPRETED and driver.active.get_current_target().arch == 90
 
 
 def padded_dim(dim: int) -> int:
-    """Return the head dimension as the kernels hold it: a power of two from 16 on."""
+    """Return the head dimension rounded up to a power of two, at least 16."""
     return power_of_two(dim)
 
 
 def power_of_two(size: int) -> int:
-    """Return the least power of two that is no less, from 16 on: no tile has a smaller side.
+    """Return `size` rounded up to a power of two, at least 16, the smallest side of a tile.
 
-    Triton's own function takes ten times as long, and each launch asks several times.
+    The function of Triton takes ten times as long, and each launch needs it several times.
     """
     return max(16, 1 << (size - 1).bit_length())

@@ -1,4 +1,4 @@
-"""The prefix in each layer, against references that concatenate by hand."""
+"""The prefix in each layer, compared with references that concatenate prefix and text."""
 
 import copy
 import math
@@ -82,7 +82,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor
 
 
 def positions_of(mask: Tensor) -> Tensor:
-    """Return positions that start at 0 with a text, on whatever side its padding is."""
+    """Return positions that begin with 0 at the text, for padding on either side."""
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
@@ -120,7 +120,7 @@ def llama_reference(model: Any, ids: Tensor, mask: Tensor, d: Tensor) -> Tensor:
         read = layer.input_layernorm(states)
         query, key = heads(attention.q_proj(read), HEADS), heads(attention.k_proj(read), 2)
         query, key = apply_rotary_pos_emb(query, key, cosine, sine)
-        # the prefix stands at position 0, where the rotation turns nothing
+        # the prefix is at position 0, where the rotation changes nothing
         key = torch.cat([heads(attention.k_proj(prefix), 2), key], dim=2)
         value = heads(attention.v_proj(torch.cat([prefix, read], dim=1)), 2)
         key, value = key.repeat_interleave(2, dim=1), value.repeat_interleave(2, dim=1)
@@ -137,7 +137,7 @@ REFERENCES = {"bert": bert_reference, "llama": llama_reference}
 def test_without_prefix_it_is_the_plain_model(name: str, padding: str) -> None:
     ids, mask = texts(padding)
     plain = MODELS[name]()
-    # Llama's eager attention takes its softmax in float32 whatever it is given
+    # the eager attention of Llama computes its softmax in float32 for every dtype
     plain.set_attn_implementation("sdpa" if name == "llama" else "eager")
     expected = plain(
         input_ids=ids, attention_mask=mask, position_ids=positions_of(mask)
@@ -152,7 +152,7 @@ def test_without_prefix_it_is_the_plain_model(name: str, padding: str) -> None:
 @pytest.mark.parametrize("parts", ["both", "shared", "own"])
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("name", MODELS)
-def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: str) -> None:
+def test_a_prefix_equals_explicit_concatenation(name: str, padding: str, parts: str) -> None:
     ids, mask = texts(padding)
     model = MODELS[name]()
     shared, own = prefixes(len(ids))
@@ -182,7 +182,7 @@ def test_prefix_equals_explicit_concatenation(name: str, padding: str, parts: st
 
 
 @pytest.mark.parametrize("padding", ["none", "right"])
-def test_fewer_prefixes_stand_in_the_top_layers(padding: str) -> None:
+def test_fewer_prefixes_belong_to_the_top_layers(padding: str) -> None:
     ids, mask = texts(padding)
     shared, own = (part[1:] for part in prefixes(len(ids)))
     model = tiny_bert()
@@ -197,7 +197,7 @@ def test_fewer_prefixes_stand_in_the_top_layers(padding: str) -> None:
 @pytest.mark.parametrize(
     ("n_shared", "n_own", "got"), [(4, None, "4"), (None, 4, "4"), (1, 2, "1 and 2")]
 )
-def test_prefixes_of_other_layers_are_refused(
+def test_wrong_numbers_of_prefixes_are_refused(
     n_shared: int | None, n_own: int | None, got: str
 ) -> None:
     ids, mask = texts("none")
@@ -244,7 +244,7 @@ def test_the_language_model_stays_frozen(name: str) -> None:
     assert not backbone.model.training
 
 
-def test_a_copied_backbone_takes_prefixes_and_a_stray_copy_of_its_model_is_refused() -> None:
+def test_a_copied_backbone_works_and_a_copy_of_its_model_alone_is_refused() -> None:
     ids, mask = texts("right")
     backbone = Backbone(tiny_bert())
     shared, own = prefixes(len(ids))
@@ -253,12 +253,14 @@ def test_a_copied_backbone_takes_prefixes_and_a_stray_copy_of_its_model_is_refus
     states = copied.last_hidden_states(ids, mask, shared=shared, own=own)
     torch.testing.assert_close(states, expected, rtol=0, atol=0)
     copied.model = copy.deepcopy(backbone.model)
-    with pytest.raises(RuntimeError, match="none of the layers that take a prefix"):
+    with pytest.raises(
+        RuntimeError, match="expected an attention module of the backbone, got another"
+    ):
         copied.last_hidden_states(ids, mask, shared=shared, own=own)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_text_states_are_what_enters_each_layer(name: str) -> None:
+def test_text_states_are_the_states_that_enter_each_layer(name: str) -> None:
     ids, mask = texts("right")
     backbone = Backbone(MODELS[name](), pooling="mean")
     assert backbone.packing is not None
@@ -279,7 +281,7 @@ def test_text_states_are_what_enters_each_layer(name: str) -> None:
 
 
 def test_models_with_other_masks_are_padded() -> None:
-    # a mask that says more than causality and a window that the attention is told of
+    # these masks hold more than causality and a window that the attention knows
     model = tiny_llama()
     model.config.attention_chunk_size = 4
     assert Backbone(model).packing is None
@@ -309,15 +311,15 @@ def test_pooling_follows_the_architecture() -> None:
         Backbone(tiny_bert(), pooling="max")
 
 
-class DeafModel(BertModel):
-    """Has attention of its own, as models outside the interface do."""
+class PrivateAttentionModel(BertModel):
+    """A model that does not use the attention interface."""
 
     def forward(self, *, input_ids: Any, attention_mask: Any, **_: Any) -> Any:  # pyright: ignore
         return self.embeddings(input_ids=input_ids) * attention_mask[..., None]
 
 
-class ShutModel(BertModel):
-    """Takes no keywords for its attention."""
+class NoKeywordsModel(BertModel):
+    """A model that accepts no keywords for its attention."""
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:  # pyright: ignore
         return super().forward(input_ids=input_ids, attention_mask=attention_mask)
@@ -331,10 +333,12 @@ def test_models_that_cannot_take_a_prefix_are_refused() -> None:
         num_attention_heads=2,
         intermediate_size=16,
     )
-    with pytest.raises(ValueError, match="DeafModel never calls the attention interface"):
-        Backbone(DeafModel(config))
-    with pytest.raises(ValueError, match="ShutModel does not hand keywords down"):
-        Backbone(ShutModel(config))
+    with pytest.raises(
+        ValueError, match="PrivateAttentionModel never calls the attention interface"
+    ):
+        Backbone(PrivateAttentionModel(config))
+    with pytest.raises(ValueError, match="NoKeywordsModel does not pass keywords on"):
+        Backbone(NoKeywordsModel(config))
 
 
 def bert_norms(model: Any) -> list[Any]:
@@ -346,7 +350,7 @@ NORMS = {"bert": bert_norms, "llama": lambda model: [x.input_layernorm for x in 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_prompts_pass_through_the_norm_of_what_the_attention_reads(name: str) -> None:
+def test_prompts_pass_through_the_norm_before_the_attention(name: str) -> None:
     model = MODELS[name]()
     norms = NORMS[name](model)
     generator = torch.Generator().manual_seed(6)

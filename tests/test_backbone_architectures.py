@@ -26,7 +26,7 @@ def test_a_prefix_is_read_before_the_text(name: str, padding: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_padded_texts_and_single_parts_too(name: str) -> None:
+def test_a_prefix_in_padded_texts_and_a_single_part(name: str) -> None:
     with in_float64():
         assert max(prefix_reference.errors(name, "right", packed=False)) <= EXACT
         assert max(prefix_reference.errors(name, "none", shared=0)) <= EXACT
@@ -46,11 +46,11 @@ def test_packed_texts_have_the_states_of_padded_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in ARCHITECTURES.items() if not kind.packs])
 def test_models_with_other_positions_are_padded(name: str) -> None:
-    # positions that are distances in the row, which a packed row would mix up; or not to be given
+    # their positions are distances within the row, or cannot be passed to the model
     assert tiny_models.backbone_of(name).packing is None
 
 
-def test_every_transformers_has_most_of_them() -> None:
+def test_every_transformers_version_has_most_of_them() -> None:
     assert len(ARCHITECTURES) >= 24
 
 
@@ -67,23 +67,23 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
 
 
 def test_layers_that_share_a_module_cannot_be_checkpointed() -> None:
-    with pytest.raises(ValueError, match=r"AlbertModel has .*no gradient checkpointing"):
+    with pytest.raises(ValueError, match=r"gradient checkpointing, got AlbertModel, .*share one"):
         tiny_models.backbone_of("albert").checkpoint_layers()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_half_precision_stays_near(name: str) -> None:
-    # random weights of these sizes: what rounding to 8 bits alone does in three layers
+    # rounding to 8 bits alone makes this difference in three layers of random weights
     assert prefix_reference.bfloat16_error(name) < 0.15
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_others_are_refused_with_the_reason(name: str) -> None:
+def test_other_architectures_are_refused_with_a_reason(name: str) -> None:
     reason = tiny_models.refusal(name)
     if reason is not None:
         assert re.match(r"\w+(Model|Encoder) .*attention|module .* has no attribute", reason)
         return
-    # newer versions of transformers move models to the attention interface
+    # newer versions of transformers move more models to the attention interface
     with in_float64():
         assert max(prefix_reference.errors(name, "right")) <= EXACT
 
@@ -117,7 +117,7 @@ def test_vectors_before_the_text_stand_where_tokens_would(name: str, padding: st
             torch.testing.assert_close(states[row, real], expected[0, 2:], rtol=EXACT, atol=EXACT)
 
 
-# norms that come after the attention alone; an embedding that is projected after its norm
+# olmo2 has norms only after the attention; albert projects its embeddings after their norm
 WITHOUT_NORM = {"olmo2": 3, "albert": 1}
 
 

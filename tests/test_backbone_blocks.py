@@ -1,4 +1,4 @@
-"""Forwards that end below a block, and forwards that begin there."""
+"""Forward passes that stop before a block, and forward passes that begin with one."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -16,13 +16,13 @@ NAMES = ["bert", "llama", "mistral", "gemma2", "gemma3_text", "gpt2", "modernber
 
 
 def upper(below: int, n_texts: int) -> tuple[Tensor, Tensor]:
-    """Return prefixes of the layers from `below`."""
+    """Return the prefixes of the layers from `below` on."""
     shared, own = make_prefixes(n_texts, LAYERS)
     return shared[below:], own[:, :n_texts][below:]
 
 
 def read(backbone: Backbone, padding: str, below: int, *, kept: bool) -> list[Tensor]:
-    """Return the states of all real tokens, and the gradients of the prefixes."""
+    """Return the states of all tokens but the padding, and the gradients of the prefixes."""
     ids, mask = texts(padding)
     parts = upper(below, len(ids))
     lower = backbone.lower_states(ids, mask, below=below) if kept else None
@@ -40,7 +40,7 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
 @pytest.mark.parametrize("below", [1, 2])
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 @pytest.mark.parametrize("name", NAMES)
-def test_begun_at_a_layer_it_is_the_same_to_the_bit(name: str, padding: str, below: int) -> None:
+def test_running_from_a_layer_on_gives_the_same_bits(name: str, padding: str, below: int) -> None:
     backbone = backbone_of(name)
     assert (backbone.packing is not None) == ALL[name].packs
     assert_same(
@@ -50,14 +50,14 @@ def test_begun_at_a_layer_it_is_the_same_to_the_bit(name: str, padding: str, bel
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("name", NAMES)
-def test_padded_texts_too(name: str, padding: str) -> None:
+def test_running_from_a_layer_on_with_padded_texts(name: str, padding: str) -> None:
     backbone = backbone_of(name)
     backbone.packing = None
     assert_same(read(backbone, padding, 1, kept=True), read(backbone, padding, 1, kept=False))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_checkpointing_too(name: str) -> None:
+def test_running_from_a_layer_on_with_gradient_checkpointing(name: str) -> None:
     plain = read(backbone_of(name), "right", 1, kept=False)
     backbone = backbone_of(name)
     backbone.checkpoint_layers()
@@ -74,12 +74,12 @@ def test_lower_states_do_not_depend_on_the_batch(name: str) -> None:
     for row in range(len(ids)):
         real = mask[row].bool()
         alone = backbone.lower_states(ids[[row]][:, real], mask[[row]][:, real], below=2)
-        # rotations are taken in float32
+        # rotations are computed in float32
         torch.testing.assert_close(together[row, real], alone[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bert", "llama"])
-def test_each_layer_runs_once_on_one_side(name: str) -> None:
+def test_each_layer_runs_once(name: str) -> None:
     ids, mask = texts("right")
     backbone = backbone_of(name)
     assert backbone.takes_lower_states(2)
@@ -95,13 +95,13 @@ def test_each_layer_runs_once_on_one_side(name: str) -> None:
     backbone.last_hidden_states(ids, mask, shared=shared, own=own, lower=lower)
     assert called == [2]
     called.clear()
-    # and the model is as it was
+    # afterwards the model is unchanged
     backbone.last_hidden_states(ids, mask, shared=shared, own=own)
     assert called == [0, 1, 2]
     assert all("forward" not in vars(block) for block in backbone.blocks.modules)
 
 
-def test_what_replaced_a_forward_before_stays() -> None:
+def test_an_earlier_replacement_of_a_forward_stays() -> None:
     ids, mask = texts("right")
     backbone = backbone_of("bert")
     assert backbone.blocks is not None
@@ -132,7 +132,7 @@ def test_blocks_may_return_tuples() -> None:
         for block in model.encoder.layer:
             states, nothing = block(states, attention_mask, rarec=rarec)
             assert nothing is None
-        # whatever else the model asks its encoder for
+        # the mock has every attribute that the model may want
         return Mock(last_hidden_state=states)
 
     model.encoder.forward = encoder
@@ -143,7 +143,7 @@ def test_blocks_may_return_tuples() -> None:
 
 
 @pytest.mark.parametrize("name", ["t5", "albert"])
-def test_models_whose_layers_share_more_than_states_are_declined(name: str) -> None:
+def test_models_whose_layers_share_more_than_states_are_refused(name: str) -> None:
     ids, mask = texts("right")
     backbone = backbone_of(name)
     assert not any(backbone.takes_lower_states(below) for below in range(LAYERS + 1))
@@ -151,7 +151,7 @@ def test_models_whose_layers_share_more_than_states_are_declined(name: str) -> N
         backbone.lower_states(ids, mask, below=1)
 
 
-def test_lower_states_stand_below_prefixes() -> None:
+def test_lower_states_need_prefixes_above_them() -> None:
     ids, mask = texts("right")
     backbone = backbone_of("bert")
     assert [backbone.takes_lower_states(below) for below in range(LAYERS + 1)] == [
@@ -161,9 +161,9 @@ def test_lower_states_stand_below_prefixes() -> None:
         False,
     ]
     lower = backbone.lower_states(ids, mask, below=1)
-    with pytest.raises(ValueError, match="expected prefixes over the lower states, got none"):
+    with pytest.raises(ValueError, match="expected prefixes above the lower states, got none"):
         backbone.last_hidden_states(ids, mask, lower=lower)
-    with pytest.raises(ValueError, match="can be begun at, got 0"):
+    with pytest.raises(ValueError, match="can be run from, got 0"):
         backbone.last_hidden_states(ids, mask, shared=make_prefixes(3, LAYERS)[0], lower=lower)
     with pytest.raises(ValueError, match="expected no lower states"):
         backbone.last_hidden_states(ids, mask, before=torch.zeros(3, 1, HIDDEN), lower=lower)

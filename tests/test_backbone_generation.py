@@ -20,11 +20,11 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 32,
     "max_position_embeddings": 64,
     "initializer_range": 0.5,
-    # else the last token is mostly the likeliest
+    # with tied embeddings the last token is mostly the most likely next one
     "tie_word_embeddings": False,
     "pad_token_id": 0,
     "bos_token_id": 1,
-    # no end: each prompt gets all its tokens
+    # without an end token each prompt gets all of its tokens
     "eos_token_id": None,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def test_the_same_tokens_are_generated(name: str, use_cache: bool) -> None:
     backbone = Backbone(model.model)
     for prompt, tokens in zip(prompts, expected, strict=True):
         assert torch.equal(generate(model, *prompt, use_cache=use_cache), tokens)
-    # also after texts were read with a prefix
+    # the same after texts were read with a prefix
     prefix = torch.randn(3, 2, 16)
     backbone.last_hidden_states(*prompts[1], shared=prefix)
     assert torch.equal(generate(model, *prompts[1], use_cache=use_cache), expected[1])

@@ -1,4 +1,4 @@
-"""Language models by name: folders, GGUF files, fewer bits, the pooling they come with."""
+"""Loading of language models by name: folders, GGUF files, quantization, pooling."""
 
 import importlib
 import json
@@ -48,7 +48,7 @@ def texts() -> tuple[Tensor, Tensor]:
 
 
 def interleaved(weight: Tensor, n_heads: int) -> Tensor:
-    """Return a projection with the rows of a head in pairs, as GGUF has them."""
+    """Return a projection with the rows of each head in pairs, as GGUF stores them."""
     return weight.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
 
 
@@ -107,7 +107,7 @@ def write_gguf(model: Any, file: Path) -> None:
 def require_gguf() -> None:
     pytest.importorskip("gguf")
     if versions.older_than("5.6"):
-        pytest.skip("older transformers make another tokenizer of a GGUF file")
+        pytest.skip("older transformers make a different tokenizer from a GGUF file")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_folder_is_loaded(tiny_llm) -> None:
     assert tokenizer.pad_token == "[PAD]"
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch) -> None:
+def test_a_missing_model_is_an_error_of_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in (str(tmp_path / "none"), str(tmp_path)):
         with pytest.raises(ValueError, match="no language model") as caught:
@@ -145,7 +145,7 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path, monkeypatch) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_gguf_file_has_the_model_and_its_tokenizer(gguf_folder) -> None:
+def test_a_gguf_file_holds_the_model_and_its_tokenizer(gguf_folder) -> None:
     ids, mask = texts()
     expected = tiny_llama()(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
     for name in (gguf_folder, gguf_folder / "tiny.gguf"):
@@ -160,7 +160,7 @@ def test_a_gguf_file_has_the_model_and_its_tokenizer(gguf_folder) -> None:
         assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
 
 
-def test_a_folder_with_other_weights_is_read_by_those(gguf_folder, llama_folder, tmp_path) -> None:
+def test_safetensors_come_before_gguf_in_a_folder(gguf_folder, llama_folder, tmp_path) -> None:
     folder = shutil.copytree(llama_folder, tmp_path / "both")
     (folder / "broken.gguf").write_bytes(b"")
     assert load_backbone(str(folder), device="cpu")[1].pad_token == "[PAD]"
@@ -187,7 +187,7 @@ def bits(request: pytest.FixtureRequest) -> str:
 
 
 def plain_states(folder: Path, bits: str | None = None) -> Tensor:
-    """Return the states of real tokens that transformers itself gives."""
+    """Return the states that transformers itself gives for all tokens but the padding."""
     ids, mask = texts()
     options: dict[str, Any] = {}
     if bits is not None:
@@ -197,12 +197,12 @@ def plain_states(folder: Path, bits: str | None = None) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
 
 
-def test_fewer_bits_leave_the_prefix_as_it_is(llama_folder, bits) -> None:
+def test_a_quantized_model_takes_a_prefix(llama_folder, bits) -> None:
     ids, mask = texts()
     backbone, _ = load_backbone(str(llama_folder), device="cpu", quantization=bits)
     assert backbone.quantization == bits
     whole, expected = plain_states(llama_folder), plain_states(llama_folder, bits)
-    # rounding shows, and stays small
+    # the rounding has an effect, and it is small
     assert 1e-4 < ((expected - whole).norm() / whole.norm()).item() < 0.5
     shared = torch.randn(LAYERS, 2, HIDDEN, requires_grad=True)
     own = torch.randn(LAYERS, 3, 3, HIDDEN, requires_grad=True)
@@ -226,7 +226,7 @@ def test_fewer_bits_leave_the_prefix_as_it_is(llama_folder, bits) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_a_gguf_file_takes_fewer_bits(gguf_folder, llama_folder, bits) -> None:
+def test_a_gguf_file_can_be_quantized(gguf_folder, llama_folder, bits) -> None:
     ids, mask = texts()
     backbone, _ = load_backbone(str(gguf_folder), device="cpu", quantization=bits)
     states = backbone.last_hidden_states(ids, mask)[mask.bool()]
@@ -234,7 +234,7 @@ def test_a_gguf_file_takes_fewer_bits(gguf_folder, llama_folder, bits) -> None:
     torch.testing.assert_close(states, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_bits_that_cannot_be_had_are_refused(tiny_llm, monkeypatch) -> None:
+def test_wrong_quantizations_are_refused(tiny_llm, monkeypatch) -> None:
     with pytest.raises(ValueError, match=r"one of \['8bit', '4bit'\] or None, got '2bit'"):
         load_backbone(str(tiny_llm), quantization="2bit")
     monkeypatch.setattr(quantization, "find_spec", lambda _: None)
@@ -256,7 +256,9 @@ def test_bits_that_cannot_be_had_are_refused(tiny_llm, monkeypatch) -> None:
         ({"pooling_mode": ["lasttoken"]}, "last"),
     ],
 )
-def test_pooling_is_that_of_sentence_transformers(tiny_llm, tmp_path, config, pooling) -> None:
+def test_pooling_comes_from_the_file_of_sentence_transformers(
+    tiny_llm, tmp_path, config, pooling
+) -> None:
     folder = shutil.copytree(tiny_llm, tmp_path / "model")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
@@ -273,7 +275,7 @@ def test_pooling_is_that_of_sentence_transformers(tiny_llm, tmp_path, config, po
         {},
     ],
 )
-def test_other_poolings_are_refused_unless_told(tiny_llm, tmp_path, config) -> None:
+def test_other_poolings_are_refused_unless_one_is_given(tiny_llm, tmp_path, config) -> None:
     folder = shutil.copytree(tiny_llm, tmp_path / "model")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
@@ -282,7 +284,7 @@ def test_other_poolings_are_refused_unless_told(tiny_llm, tmp_path, config) -> N
     assert load_backbone(str(folder), device="cpu", pooling="mean")[0].pooling == "mean"
 
 
-def test_an_older_transformers_is_refused_at_the_import(monkeypatch) -> None:
+def test_an_older_transformers_is_refused_on_import(monkeypatch) -> None:
     monkeypatch.setattr(versions.metadata, "requires", lambda _: ["transformers<6,>=5.1"])
     for version in ("5.1.0", "5.1.0.dev0", "5.10.2", "6.0"):
         monkeypatch.setattr(transformers, "__version__", version)
@@ -292,7 +294,7 @@ def test_an_older_transformers_is_refused_at_the_import(monkeypatch) -> None:
         importlib.reload(rarec.backbone)
 
 
-def test_the_oldest_transformers_is_that_of_the_package(monkeypatch) -> None:
+def test_the_oldest_transformers_is_read_from_the_requirements(monkeypatch) -> None:
     pyproject = Path(__file__).parents[1] / "pyproject.toml"
     wanted = re.search(r'"transformers>=([\d.]+),', pyproject.read_text())
     assert wanted is not None

@@ -1,4 +1,4 @@
-"""Prefixes prepared for many batches are those made for each."""
+"""Prefixes prepared for many batches equal those made for each batch."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -26,7 +26,7 @@ def in_dtype(name: str, dtype: torch.dtype) -> Backbone:
 
 
 def make_parts(dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return shared prefix, projectors and their biases of three layers."""
+    """Return the shared prefix, the projectors and their biases of three layers."""
     generator = torch.Generator().manual_seed(7)
 
     def normal(*shape: int) -> Tensor:
@@ -44,7 +44,7 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def error(backbone: Backbone, prepared: Any, parts: dict[str, Tensor]) -> float:
-    """Return how far states with prepared prefixes are from those with prefixes made anew."""
+    """Return the difference of states with prepared prefixes and with prefixes of the batch."""
     ids, mask = texts("right")
     vectors = torch.randn(len(ids), 2, E, generator=torch.Generator().manual_seed(8))
     vectors = vectors.to(backbone.dtype)
@@ -60,7 +60,7 @@ def error(backbone: Backbone, prepared: Any, parts: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize(("dtype", "exact"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", AFFINE + OTHERS)
-def test_prepared_prefixes_are_those_of_each_batch(
+def test_prepared_prefixes_equal_those_of_each_batch(
     name: str, dtype: torch.dtype, exact: float
 ) -> None:
     backbone = in_dtype(name, dtype)
@@ -85,12 +85,13 @@ def test_folding_is_done_where_it_is_less_work() -> None:
         )
         return prepared.layers[0].folded is not None
 
-    # 5 * 16 + 2 * 16 * 16 multiplications against 2 * 5 * 16, and 12 * 2 * 16 * 16 once
+    # for each vector 2 * 5 * 16 multiplications instead of 5 * 16 + 2 * 16 * 16; folding itself
+    # takes 12 * 2 * 16 * 16
     assert [folds(5, n) for n in (14, 15)] == [False, True]
     assert not folds(40, MANY)
 
 
-def test_a_large_bias_costs_no_digits() -> None:
+def test_a_large_bias_loses_no_digits() -> None:
     backbone = in_dtype("qwen2", torch.float32)
     parts = make_parts(torch.float32)
     layer = backbone.layers[0]
@@ -113,7 +114,7 @@ def test_a_module_that_clamps_is_not_affine() -> None:
     assert [part.folded is not None for part in prepared.layers] == [True, False, False]
 
 
-def test_a_module_that_cannot_be_copied_projects() -> None:
+def test_a_module_that_cannot_be_copied_is_not_folded() -> None:
     backbone = backbone_of("bert")
     backbone.layers[0].module.stubborn = (number for number in range(3))  # type: ignore[assignment]
     parts = make_parts(torch.float64)
@@ -143,7 +144,7 @@ def make_entities(n_rows: int) -> Entities:
     ],
 )
 @pytest.mark.parametrize("name", ["bert", "qwen3"])
-def test_encoding_is_what_the_model_gives(name: str, changes: dict[str, Any]) -> None:
+def test_encoding_equals_the_model(name: str, changes: dict[str, Any]) -> None:
     backbone = in_dtype(name, torch.float32)
     config = ModelConfig(**{"prefix_length": P, **changes})
     model = RARec(backbone, user_id_dim=E, item_id_dim=E, config=config)
@@ -173,7 +174,7 @@ def test_vectors_before_the_text_are_not_prepared() -> None:
     assert model.prepare(model.user, MANY) is None
 
 
-def test_nothing_of_the_prefix_goes_through_the_layer_again() -> None:
+def test_a_prepared_prefix_does_not_go_through_the_layer_again() -> None:
     backbone = in_dtype("bert", torch.float32)
     model = RARec(backbone, user_id_dim=E, item_id_dim=E)
     prepared = model.prepare(model.item, MANY)

@@ -1,4 +1,4 @@
-"""The attention benchmarks: providers agree, the model counts right, reports are whole."""
+"""The attention benchmarks: providers agree, the model is right, reports are complete."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_providers_agree(name: str, dtype: str, causal: bool, padded: bool) -> N
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_flex_masks_what_the_others_mask(causal: bool, padded: bool) -> None:
+def test_flex_has_the_mask_of_the_others(causal: bool, padded: bool) -> None:
     inputs = make_inputs(small_case(causal=causal, padded=padded), "cpu")
     block_mask, visible = _block_mask(inputs), inputs.visible()
     assert (block_mask is None) == (visible is None)
@@ -60,7 +60,7 @@ def test_flex_masks_what_the_others_mask(causal: bool, padded: bool) -> None:
     assert torch.equal(block_mask.mask_mod(text, head, query, key), expected)
 
 
-def test_the_gate_stops_what_is_wrong() -> None:
+def test_the_gate_finds_wrong_results() -> None:
     gate = Gate(make_inputs(small_case(), "cpu"))
     exact = gate.check(eager)
     assert exact.passed
@@ -79,24 +79,24 @@ def test_chunks_give_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(tensor, whole[name])
 
 
-def test_the_model_by_hand() -> None:
+def test_the_model_equals_a_calculation_by_hand() -> None:
     shape = shapes.Shape("two heads", 2, 1, 4, causal=True)
     case = shapes.Case(shape, 2, 3, 1, 1, padded=False, dtype="float16")
-    # each text: 3 queries see the 2 prefix tokens, and 1 + 2 + 3 of the text
+    # in each text 3 queries see the 2 prefix tokens, and 1 + 2 + 3 text tokens
     pairs = 2 * (3 * 2 + 6)
     assert model.flops(case, "forward") == 4 * 4 * 2 * pairs
     assert model.flops(case, "both") == 14 * 4 * 2 * pairs
     query, text = 2 * 2 * 3 * 2 * 4, 2 * 2 * 2 * 3 * 1 * 4
     prefix, lse = 2 * 2 * (1 + 2 * 1) * 4, 4 * 2 * 2 * 3
     assert model.bytes_moved("fused", case, "forward") == 2 * query + text + prefix + lse
-    # one program a head and text: prefix gradients of both kinds in float32
+    # one program for each head and text, which writes both prefix gradients in float32
     partials = 4 * 2 * 2 * 2 * 2 * 4
     first = 4 * query + text + prefix + 2 * lse + partials
     second = 2 * query + 2 * text + 2 * lse
     assert model.bytes_moved("fused", case, "backward") == first + partials + prefix + second
     keys, mask = 2 * 2 * 2 * 5 * 1 * 4, 3 * 5
     cat = text + prefix + keys
-    # a mask makes torch repeat the keys for both heads on a GPU
+    # on a GPU, torch repeats the keys for both heads if there is a mask
     on_cpu = cat + mask + query + keys + mask + query + lse
     assert model.bytes_moved("sdpa", case, "forward", "cpu") == on_cpu
     assert model.bytes_moved("sdpa", case, "forward") == on_cpu + keys + 2 * keys + keys
@@ -105,7 +105,7 @@ def test_the_model_by_hand() -> None:
         assert parts[0] + parts[1] == parts[2]
 
 
-def test_padding_is_no_work() -> None:
+def test_padding_counts_as_no_work() -> None:
     full, padded = small_case(), small_case(padded=True)
     assert 0 < min(padded.lengths) < max(padded.lengths) <= 9
     assert model.flops(padded, "forward") < model.flops(full, "forward")
@@ -195,13 +195,13 @@ def test_the_reference_passes_the_checks(check: checks.Check) -> None:
     assert not checks.run_check(check, "cpu", lambda inputs: reference(inputs) * 1.1).passed
 
 
-def test_low_logits_are_low() -> None:
+def test_low_logits_are_far_below_zero() -> None:
     inputs = checks.build(checks.Check(low=True, n_text=8), "cpu").map(torch.Tensor.float)
     logits = inputs.query @ inputs.key.mT * 64**-0.5
     assert logits.max() < -100
 
 
-def test_a_check_tells_two_runs_apart() -> None:
+def test_a_check_finds_runs_that_differ() -> None:
     calls = iter(range(9))
 
     def unsteady(inputs):
@@ -213,12 +213,12 @@ def test_a_check_tells_two_runs_apart() -> None:
     assert "two runs differ in result" in outcome.detail
 
 
-def test_a_step_of_two_implementations_that_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_the_reference_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     monkeypatch.setitem(steps.MODELS, "small", lambda: steps._bert(**sizes, intermediate_size=16))
     step = steps.Step("small", 4, 12, dtype="float32")
-    # the environment would quietly give both to the reference
-    with pytest.raises(ValueError, match="expected inputs the fused prefix attention can run"):
+    # with the environment variable alone the reference would run twice, without an error
+    with pytest.raises(ValueError, match="expected inputs that the fused attention supports"):
         steps.measure_step(step, "cpu", rounds=2)
     monkeypatch.setattr(steps, "_require_fused", lambda *_: None)
     row = steps.measure_step(step, "cpu", rounds=2)
@@ -231,7 +231,7 @@ def test_kernels_are_counted_and_timed() -> None:
     some = [provider("sdpa"), provider("fused")]
     (row,) = kernel_time.kernel_times(small_case(), "cpu", rounds=2, providers=some)
     assert row.provider == "sdpa"
-    # how long each took is the machine's to say
+    # the times depend on the machine
     assert min(row.forward_us, row.both_us) > 0.0
     assert 1 <= row.forward_kernels < row.both_kernels
     assert f"| {small_case()} | sdpa |" in kernel_time.kernel_table([row])
@@ -246,7 +246,7 @@ def test_the_gpu_report_refuses_without_a_gpu(
     assert not (tmp_path / "report").exists()
 
 
-def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
+def test_a_report_keeps_its_results(tmp_path: Path) -> None:
     found = gpu_report.Report(tmp_path / "report", report.describe_machine("cpu"))
     check = checks.Check(dtype="float32", n_text=8, dim=16)
     gpu_report.run(
@@ -259,7 +259,7 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
         rounds=2,
         console=Console(quiet=True),
     )
-    # the fused kernel has no place on a CPU: the check fails, and the row says why
+    # the fused kernels do not run on a CPU: the check fails, and the row has the reason
     assert not found.sound
     found.write()
     with zipfile.ZipFile(found.pack()) as archive:
@@ -268,8 +268,8 @@ def test_a_report_keeps_what_was_found(tmp_path: Path) -> None:
     assert "Complete." in text
     assert "0 of 1 passed" in text
     assert "SKIPPED fused: no GPU" in text
-    assert "## Kernels by themselves" in text
-    assert "- a step of MiniLM-L6 B2 T8 P8+1: ValueError: expected inputs the fused" in text
+    assert "## Time of the kernels alone" in text
+    assert "- timing a step of MiniLM-L6 B2 T8 P8+1: ValueError: expected inputs that" in text
     assert not found.steps
     assert [outcome["check"] for outcome in kept] == [str(check)]
     assert len(report.read_rows(tmp_path / "report" / "attention.json")) == len(PROVIDERS) * 3

@@ -1,8 +1,9 @@
-"""The fused prefix attention against the reference in float64; interpreted where there is no GPU.
+"""The fused prefix attention, compared with the reference in float64.
 
-`TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/test_kernels.py`: the variable must be set before
-triton is imported, and more than one BLAS thread makes the interpreter many times slower. Which
-mistakes these tests find: `python -m benches.tools.kernel_mutants`.
+Without a GPU the kernels run in Triton's interpreter:
+`TRITON_INTERPRET=1 OMP_NUM_THREADS=1 pytest tests/test_kernels.py`. The variable must be set before
+triton is imported; more than one BLAS thread makes the interpreter many times slower.
+`python -m benches.tools.kernel_mutants` shows which mistakes these tests find.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rarec.kernels import prefix_attention as kernels  # noqa: E402
 from rarec.kernels.tiles import Tile  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-#: What `ops` gives to the kernels: a GPU has no matrix unit for float32.
+#: Dtype that `ops` passes to the kernels: a GPU has no matrix unit for float32.
 FUSED_DTYPE = torch.float32 if INTERPRETED else torch.bfloat16
 FLOORS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 NAMES = ("query", "key", "value", "prefix_key", "prefix_value", "own_key", "own_value")
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
 
 def inside_nan(values: Tensor, *, by_token: bool = False) -> Tensor:
-    """Return `values` as a view inside a buffer of NaN; `by_token`: laid out `[B, T, H, D]`."""
+    """Return `values` as a view inside a buffer of NaN; with `by_token` laid out `[B, T, H, D]`."""
     values = values.transpose(1, 2) if by_token else values
     buffer = torch.full([size + 2 for size in values.shape], float("nan"), dtype=values.dtype)
     view = buffer.to(values.device)[tuple(slice(1, size + 1) for size in values.shape)]
@@ -54,7 +55,7 @@ run_kernels = kernels.prefix_attention
 
 
 def fused(*tensors: Tensor, packed: Any = None, **options: Any) -> Tensor:
-    """Return the fused attention, cut into tiles that need not be those of a GPU."""
+    """Return the fused attention; `tile` may be one that no GPU uses."""
     if isinstance(packed, ops.Packed):
         packed = (packed.start, packed.lengths, packed.longest)
     return run_kernels(*tensors, packed=packed, **options)
@@ -62,13 +63,13 @@ def fused(*tensors: Tensor, packed: Any = None, **options: Any) -> Tensor:
 
 @dataclass
 class Inputs:
-    """Float inputs in the order of `NAMES`, and the options they are for."""
+    """Float inputs in the order of `NAMES`, and the options of the call."""
 
     tensors: list[Tensor]
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, function: Any, tensors: list[Tensor] | None = None, **more: Any) -> Tensor:
-        """Return what a prefix attention makes of the inputs, or of others in their place."""
+        """Return the attention of the inputs, or of other tensors in their place."""
         *five, own_key, own_value = self.tensors if tensors is None else tensors
         own = {} if own_key.shape[2] == 0 else {"own_key": own_key, "own_value": own_value}
         return function(*five, **own, **self.options, **more)
@@ -96,7 +97,7 @@ def make_inputs(
     own = (n_rows, n_key_heads, n_own, dim)
     shapes = ((n_batch, n_key_heads * group, n_text, dim), text, text, prefix, prefix, own, own)
     values = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes)
-    # text as Hugging Face hands it over, a transposed view; the prefix as plain rows
+    # transformers passes the text as a transposed view, and rarec the prefix as plain rows
     tensors = [
         inside_nan(value, by_token=number < 3).requires_grad_()
         for number, value in enumerate(values)
@@ -105,7 +106,7 @@ def make_inputs(
 
 
 def spans(*pairs: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    # columns of one table: not contiguous
+    # columns of one table, so not contiguous
     start, length = torch.tensor(pairs, dtype=torch.int32, device=DEVICE).T
     return start, length
 
@@ -116,7 +117,7 @@ def packed_texts(*lengths: int) -> ops.Packed:
 
 
 def gradients(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    """Return the gradients for one random gradient of the result, not contiguous."""
+    """Return the gradients for one random gradient of the result, which is not contiguous."""
     generator = torch.Generator().manual_seed(0)
     gradient = torch.randn(out.shape, generator=generator).to(DEVICE, out.dtype)
     if out.ndim == 4:
@@ -131,17 +132,17 @@ def assert_as_near(
     ours: list[Tensor],
     floor: float,
 ) -> None:
-    """Check that each of `ours` is about as near the truth as what the reference gives.
+    """Check that each of `ours` is about as near to the truth as the reference in the same dtype.
 
-    The error is at most twice (values, which come first) and three times (gradients) that of the
-    reference, with a floor relative to the largest number.
+    The error may be at most twice (values, which come first) or three times (gradients) the error
+    of the reference, or a floor relative to the largest number.
     """
     for name, truth, plain, our in zip(names, truths, plains, ours, strict=True):
         assert our.shape == truth.shape
         assert our.dtype == plain.dtype
         if truth.numel() == 0:
             continue
-        # the floor: a softmax over one key has a gradient of exactly zero
+        # the floor is needed: a softmax over one key has a gradient of exactly zero
         size = max(truth.abs().max().item(), 1.0)
         error, usual = ((x.double() - truth).abs().max().item() for x in (our, plain))
         allowed = max((2 if name == names[0] else 3) * usual, floor * size)
@@ -149,8 +150,8 @@ def assert_as_near(
 
 
 def assert_matches(inputs: Inputs, tile: Tile, *, tolerance: float | None = None) -> None:
-    """Check values and gradients against float64 autograd of the reference."""
-    # copies: on a GPU torch's own attention reads, or refuses, rows that are not aligned
+    """Compare values and gradients with those of the reference in float64."""
+    # copies: on a GPU torch's attention refuses rows that are not aligned, or reads them wrongly
     copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs.tensors]
     exact = [tensor.detach().double().requires_grad_() for tensor in copies]
     plain = [tensor.detach().requires_grad_() for tensor in copies]
@@ -220,7 +221,7 @@ def test_one_key_head_for_all() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("tile", [WIDE, TALL], ids=["wide", "tall"])
 def test_spans_of_every_kind(n_prefix: int, causal: bool, tile: Tile) -> None:
-    # full, right padding, left padding, in the middle, one token, none
+    # full, padded right, padded left, in the middle, one token, no token
     padding = spans((0, 35), (0, 17), (18, 17), (15, 4), (34, 1), (5, 0))
     options = {"padding": padding, "causal": causal}
     shared = n_prefix == 3
@@ -232,15 +233,15 @@ def test_spans_of_every_kind(n_prefix: int, causal: bool, tile: Tile) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("tile", [WIDE, TALL], ids=["wide", "tall"])
 def test_packed_texts(n_prefix: int, causal: bool, tile: Tile) -> None:
-    # one tile, several, one token, none, whole tiles
+    # one tile, several tiles, one token, no token, whole tiles
     packed = packed_texts(7, 35, 1, 0, 32)
     shared = n_prefix == 3
     options: dict[str, Any] = {"n_own": 2 if shared else 0, "packed": packed, "causal": causal}
     assert_matches(make_inputs(75, n_prefix, 32, group=2, shared=shared, **options), tile)
 
 
-def test_a_packed_text_leaves_the_next_alone() -> None:
-    # interpreted programs run one after the other: whoever runs last shows what it writes too much
+def test_a_packed_text_does_not_write_into_the_next() -> None:
+    # interpreted programs run one after the other: only the last one shows what it writes too much
     packed = packed_texts(7, 35, 1, 32)
     inputs = make_inputs(75, 3, 32, n_batch=1, shared=True)
     results = []
@@ -287,9 +288,9 @@ def test_logits_far_below_zero(n_prefix: int, causal: bool) -> None:
     inputs = make_inputs(18, n_prefix, 32, **options)
     with torch.no_grad():
         for tensor, value in zip(inputs.tensors[:5], (5.0, -5.0, 1.0, -5.0, 1.0), strict=True):
-            # all logits near -5 * 5 * 32 / sqrt(32) = -141: padding at logit 0 would win
+            # all logits are near -5 * 5 * 32 / sqrt(32) = -141: padding with logit 0 would win
             tensor.mul_(0.05).add_(value)
-    # a logit of 141 is known to 1e-5 in float32, and so are the weights
+    # float32 holds a logit of 141 to 1e-5, so the weights are no more exact
     assert_matches(inputs, SMALL, tolerance=1e-4)
 
 
@@ -306,7 +307,7 @@ def test_padded_rows_are_zero_and_their_sum_infinite() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_nothing_is_written_beside_the_result(packed: bool) -> None:
+def test_nothing_is_written_outside_the_result(packed: bool) -> None:
     options: dict[str, Any] = {"padding": spans((0, 35), (5, 9))}
     if packed:
         options = {"packed": packed_texts(21, 14)}
@@ -315,7 +316,7 @@ def test_nothing_is_written_beside_the_result(packed: bool) -> None:
     plain = torch.empty_like
 
     def guarded(like: Tensor, **keywords: Any) -> Tensor:
-        """Return a tensor laid out like `like` inside a buffer of a known number."""
+        """Return a tensor laid out like `like`, inside a buffer filled with a known number."""
         if like.ndim != 4:
             return plain(like, **keywords)
         buffer = like.new_full([size + 2 for size in like.transpose(1, 2).shape], 7.0)
@@ -355,14 +356,14 @@ def test_gradients_of_some_inputs_are_those_of_all(wanted: tuple[int, ...]) -> N
         assert torch.equal(gradient, every[i])
 
 
-def test_ops_runs_it_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ops_runs_the_kernels_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"padding": spans((0, 21), (3, 10)), "dtype": FUSED_DTYPE}
     inputs = make_inputs(21, 3, 32, group=2, shared=True, **options)
     copies = [tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs.tensors]
     expected = inputs.run(ops.prefix_attention, copies, implementation="reference")
     actual = inputs.run(ops.prefix_attention, implementation="fused")
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=2.5 * FLOORS[FUSED_DTYPE])
-    # two implementations, two roundings: equal bits would mean that one ran twice
+    # two implementations round differently: equal bits would mean that one of them ran twice
     assert not torch.equal(actual, expected)
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fused")
     assert torch.equal(inputs.run(ops.prefix_attention), actual)
@@ -392,7 +393,7 @@ def test_torch_knows_its_shapes_strides_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_way_without_the_dispatcher_gives_the_same(shared: bool) -> None:
+def test_the_call_without_the_dispatcher_gives_the_same_bits(shared: bool) -> None:
     inputs = make_inputs(17, 3, 32, n_own=2, group=2, shared=shared, dtype=FUSED_DTYPE)
     start, length = spans((0, 17), (4, 9))
     eager = inputs.run(fused, padding=(start, length), causal=True, tile=SMALL)
@@ -406,7 +407,7 @@ def test_the_way_without_the_dispatcher_gives_the_same(shared: bool) -> None:
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_it_is_one_operation_to_the_compiler() -> None:
+def test_the_compiler_sees_one_operation() -> None:
     inputs = make_inputs(17, 3, 32, n_own=2, shared=True, causal=True, dtype=FUSED_DTYPE)
     graphs: list[torch.fx.GraphModule] = []
 
@@ -444,7 +445,7 @@ def test_checkpointing_and_autocast_change_nothing() -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", ["bert", "mistral"])
-def test_language_models_read_with_it(
+def test_language_models_run_with_the_kernels(
     name: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -493,10 +494,10 @@ def test_language_models_read_with_it(
     assert_as_near(("states", "shared", "own"), exact, plain, ours, FLOORS[FUSED_DTYPE])
 
 
-def test_a_trial_tells_a_wrong_kernel_from_a_right_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = list(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
-    assert len(trials) == 6
-    assert all(trial.passed for trial in trials), trials
+def test_the_self_test_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = list(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert len(cases) == 6
+    assert all(case.passed for case in cases), cases
     add_up = kernels._add_up
 
     def wrong(*parts: Tensor) -> tuple[Tensor, ...]:
@@ -504,20 +505,20 @@ def test_a_trial_tells_a_wrong_kernel_from_a_right_one(monkeypatch: pytest.Monke
         return key, value * 1.5, own_key, own_value
 
     monkeypatch.setattr(kernels, "_add_up", wrong)
-    trial = next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
-    assert not trial.passed
-    assert trial.worst == "prefix value"
+    case = next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert not case.passed
+    assert case.worst == "prefix value"
     monkeypatch.setattr(
         kernels, "_add_up", lambda *parts: [x * float("nan") for x in add_up(*parts)]
     )
-    assert not next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18)).passed
+    assert not next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18)).passed
 
 
-def test_a_trial_says_what_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_reports_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Tensor) -> None:
         raise RuntimeError("an illegal memory access\nand more")
 
     monkeypatch.setattr(kernels, "_add_up", broken)
-    trial = next(ops.try_fused(DEVICE, dtype=FUSED_DTYPE, n_text=18))
-    assert not trial.passed
-    assert trial.worst == "RuntimeError: an illegal memory access"
+    case = next(ops.run_self_test(DEVICE, dtype=FUSED_DTYPE, n_text=18))
+    assert not case.passed
+    assert case.worst == "RuntimeError: an illegal memory access"

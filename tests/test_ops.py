@@ -1,4 +1,4 @@
-"""Prefix attention against a softmax written out in float64."""
+"""Prefix attention, compared with a softmax written out in float64."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_inputs(
 
 
 def assert_same(actual: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    """Check values, and the gradients of all inputs for the same random gradient of the result."""
+    """Compare the values, and the gradients of all inputs for one random gradient of the result."""
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     gradient = torch.randn(
         expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def hidden(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, float("-inf"))
 
 
-# rows of 6, 2 and 0 texts: the last sees the prefix alone
+# texts of 6, 2 and 0 tokens: the last one sees only the prefix
 RIGHT = (torch.arange(6) < torch.tensor([[6], [2], [0]]))[:, None, None, :]
 LEFT = (torch.arange(6) >= torch.tensor([[0], [4], [6]]))[:, None, None, :]
 CAUSAL = torch.ones(6, 6, dtype=torch.bool).tril()
@@ -130,7 +130,7 @@ def test_the_causal_form_of_a_gpu_is_the_mask_of_a_cpu(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_own_prefix_stands_after_the_other(shared: bool) -> None:
+def test_the_prefix_of_a_sample_stands_after_the_shared_one(shared: bool) -> None:
     inputs = make_inputs(n_key_heads=2, shared=shared)
     own = [x.detach().requires_grad_() for x in make_inputs(n_key_heads=2, n_prefix=2)[3:]]
     actual = ops.prefix_attention(*inputs, own_key=own[0], own_value=own[1], mask=LEFT)
@@ -145,8 +145,8 @@ def test_own_prefix_stands_after_the_other(shared: bool) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 3])
-def test_packed_texts_see_themselves_alone(shared: bool, causal: bool, window: int | None) -> None:
-    # enough texts to be padded in parts, the last of which is short
+def test_a_packed_text_sees_only_itself(shared: bool, causal: bool, window: int | None) -> None:
+    # enough texts for several parts; the last part is short
     lengths = [4, 0, 6, 1, 1, 1, 2, 2, 0, 0, 5, 3, 3, 4, 1, 6, 2]
     packed = ops.Packed.of(torch.arange(6) < torch.tensor(lengths)[:, None])
     assert (packed.offsets[:5].tolist(), packed.longest) == ([0, 4, 4, 10, 11], 6)
@@ -181,14 +181,14 @@ def test_packed_texts_see_themselves_alone(shared: bool, causal: bool, window: i
         ([[0, 6]], 6, "int32"),
     ],
 )
-def test_it_says_what_is_wrong_with_packed_texts(offsets, longest: int, message: str) -> None:
+def test_wrong_offsets_of_packed_texts_are_refused(offsets, longest: int, message: str) -> None:
     packed = ops.Packed(torch.tensor(offsets, dtype=torch.int32), longest)
     tensors = [x[:1] for x in make_inputs(shared=True)]
     with pytest.raises(ValueError, match=message):
         ops.prefix_attention(*tensors, packed=packed)
 
 
-def test_packed_texts_are_padded_and_back() -> None:
+def test_packed_texts_are_padded_and_unpadded() -> None:
     mask = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0]])
     packed = ops.Packed.of(mask)
     tokens = torch.arange(1.0, 4.0)[:, None].requires_grad_()
@@ -199,7 +199,7 @@ def test_packed_texts_are_padded_and_back() -> None:
     assert torch.autograd.gradcheck(lambda x: packed.unpad(packed.pad(x) * 2), [tokens.double()])
 
 
-def test_autocast_takes_all_inputs_in_its_dtype() -> None:
+def test_autocast_converts_all_inputs() -> None:
     inputs = [x.detach().float() for x in make_inputs()]
     with torch.autocast("cpu", torch.bfloat16):
         actual = ops.prefix_attention(inputs[0].bfloat16(), *inputs[1:])
@@ -207,7 +207,7 @@ def test_autocast_takes_all_inputs_in_its_dtype() -> None:
     assert torch.equal(actual, ops.prefix_attention(*(x.bfloat16() for x in inputs)))
 
 
-def test_tensors_without_numbers_have_a_shape() -> None:
+def test_meta_tensors_give_the_shape_of_the_result() -> None:
     inputs = [x.detach().to("meta") for x in make_inputs(n_key_heads=2, shared=True)]
     assert ops.prefix_attention(*inputs, causal=True).shape == inputs[0].shape
 
@@ -224,14 +224,14 @@ def test_the_choice_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"dim": 129}, "head dimension 129"),
         ({"n_prefix": 65}, "65 prefix tokens"),
         ({"n_text": 257}, "more than 256 tokens"),
-        ({"other": "a dense mask"}, "a dense mask"),
+        ({"reference_only": "a dense mask"}, "a dense mask"),
     ]:
         got = ops.choose(replace(half, **changes))
         assert got.implementation == "reference"
         assert reason in got.reason
-    # a mask would take the flash attention away
+    # with a mask torch has no flash attention
     assert ops.choose(replace(half, n_text=257, packed=True)).implementation == "fused"
-    assert ops.choose(replace(half, n_text=257), "fused").reason == "implementation says so"
+    assert ops.choose(replace(half, n_text=257), "fused").reason == "set by implementation"
 
 
 @pytest.mark.parametrize("lowest", [float("-inf"), torch.finfo(torch.float64).min])
@@ -279,7 +279,7 @@ def test_lengths_of_one_and_no_prefix(n_prefix: int, n_text: int) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_layout_in_memory_changes_nothing(shared: bool) -> None:
+def test_the_memory_layout_changes_nothing(shared: bool) -> None:
     inputs = make_inputs(n_key_heads=2, shared=shared)
     by_token = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
     by_token = [tensor.requires_grad_() for tensor in by_token]
@@ -306,7 +306,7 @@ def test_causal_is_lower_right_for_cached_keys(n_prefix: int) -> None:
     n_prefix=st.integers(0, 2),
 )
 @settings(deadline=None, max_examples=40)
-def test_padding_is_a_mask_that_also_clears_its_rows(
+def test_padding_is_a_mask_whose_hidden_rows_are_zero(
     spans: list, causal: bool, shared: bool, n_prefix: int
 ) -> None:
     inputs = make_inputs(n_batch=len(spans), shared=shared, n_prefix=n_prefix)
@@ -377,7 +377,7 @@ def test_half_precision_stays_near_float64(softcap: float | None, dtype: torch.d
     assert error < (4e-3 if dtype == torch.float16 else 3e-2)
 
 
-def test_it_says_what_is_wrong_with_tensors() -> None:
+def test_tensors_that_do_not_fit_are_refused() -> None:
     query, key, value, prefix_key, prefix_value = make_inputs(n_key_heads=2)
     wrong = [
         ((query[0], key, value, prefix_key, prefix_value), "4 dimensions"),
@@ -417,7 +417,7 @@ def test_it_says_what_is_wrong_with_tensors() -> None:
         ({"implementation": "flash"}, r"\['reference', 'fused'\], got 'flash'"),
     ],
 )
-def test_it_says_what_is_wrong_with_options(options: dict, message: str) -> None:
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ops.prefix_attention(*make_inputs(), **options)
 
@@ -432,12 +432,12 @@ def test_it_says_what_is_wrong_with_options(options: dict, message: str) -> None
         ({}, "dtype torch.float64"),
     ],
 )
-def test_the_fused_one_says_why_it_cannot_run(options: dict, message: str) -> None:
+def test_the_fused_implementation_says_why_it_cannot_run(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ops.prefix_attention(*make_inputs(), implementation="fused", **options)
 
 
-def test_the_fused_one_says_why_it_cannot_run_on_this_machine(
+def test_the_fused_implementation_says_why_this_machine_cannot_run_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     inputs = [x.detach().float() for x in make_inputs()]
@@ -455,17 +455,17 @@ def test_the_fused_one_says_why_it_cannot_run_on_this_machine(
         ops.prefix_attention(*cached, implementation="fused")
 
 
-def test_the_environment_chooses_where_the_caller_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = make_inputs()
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fused")
-    # it speaks of a whole program: where it cannot be, nothing fails
+    # the variable is for a whole program: where the fused one cannot run, nothing fails
     expected = ops.prefix_attention(*inputs, implementation="reference")
     assert torch.equal(ops.prefix_attention(*inputs), expected)
     case = ops.Case(device="cuda", dtype=torch.float64, dim=64)
     assert ops.choose(case).reason == "dtype torch.float64"
     half = ops.Case(device="cuda", dtype=torch.bfloat16, dim=64, n_text=300)
     if choice.HAS_TRITON:
-        assert ops.choose(half).reason == "RAREC_PREFIX_ATTENTION says so"
+        assert ops.choose(half).reason == "set by RAREC_PREFIX_ATTENTION"
     monkeypatch.setenv(ops.IMPLEMENTATION_VARIABLE, "fastest")
     with pytest.raises(ValueError, match="expected RAREC_PREFIX_ATTENTION in"):
         ops.prefix_attention(*inputs)

@@ -1,1 +1,1 @@
-"""Prefix attention by several providers: inputs, correctness, time, and a model of it."""
+"""Benchmarks of prefix attention: inputs, providers, correctness, time, and a memory model."""

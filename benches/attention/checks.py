@@ -1,7 +1,7 @@
-"""Checks of the fused kernels: values and gradients against float64, and the same bits twice.
+"""Checks of the fused kernels: values and gradients against float64, and equal bits in two runs.
 
-What the timed cases do not hold: odd sizes, spans of every kind, packed texts, windows, either
-prefix alone, logits far below zero.
+They cover what the timed cases do not: odd sizes, spans of every kind, packed texts, windows, each
+part of the prefix alone, logits far below zero.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from benches.attention.providers import fused, run_packed
 from benches.attention.shapes import Case, Shape
 
 SPANS = ("full", "right", "left", "middle")
-#: Of every row: a backward that lets padding of the prefix through makes nan of such.
+#: Logit of every query and key. A backward that does not mask the padding of the prefix gives nan.
 LOW_LOGIT = -150.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """Inputs of four texts that a kernel may get wrong.
+    """Inputs of four texts that may show a mistake of a kernel.
 
     Attributes:
-        n_text: T.
-        n_shared: Prefix tokens that all texts share.
-        n_own: Prefix tokens of each text.
-        group: Query heads a key head, of four query heads.
-        spans: Where in its row the text stands, one of `SPANS`; all but `full` have a text of T
-            tokens, one of a single token and an empty one.
-        packed: The texts stand one after the other; `spans` is then `right`.
-        low: All logits are near `LOW_LOGIT`.
+        dtype: Name of the dtype.
+        n_text: T, the number of text tokens in a row.
+        n_shared: Number of prefix tokens that all texts share.
+        n_own: Number of further prefix tokens of each text.
+        dim: Head dimension.
+        group: Number of query heads for each key head; there are four query heads.
+        causal: Whether a token sees only the text up to itself.
+        spans: Place of the text in its row, one of `SPANS`. All but `full` have a text of T tokens,
+            a text of one token and an empty text.
+        window: Window of the attention in tokens, or None.
+        packed: Whether the texts are packed in one row; `spans` is then `right`.
+        low: Whether all logits are near `LOW_LOGIT`.
     """
 
     dtype: str = "bfloat16"
@@ -60,7 +64,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found: `detail` is the worst error beside its bound, or what went wrong."""
+    """The outcome of a check; `detail` has the worst error and its bound, or the problem."""
 
     check: str
     passed: bool
@@ -68,7 +72,7 @@ class Outcome:
 
 
 def checks(*, quick: bool = False) -> list[Check]:
-    """Return the checks, one thing at a time and most in bfloat16; `quick` those of each kind."""
+    """Return the checks, most in bfloat16; with `quick` only one of each kind."""
     base = Check()
     some = [
         base,
@@ -104,7 +108,7 @@ def build(check: Check, device: str) -> Inputs:
     inputs = make_inputs(Case(shape, 4, *sizes, padded=False, dtype=check.dtype), device)
     inputs = replace(inputs, window=check.window)
     if check.low:
-        # query . key / sqrt(D) near -offset^2 sqrt(D)
+        # query . key / sqrt(D) is near -offset^2 sqrt(D)
         offset = (-LOW_LOGIT / check.dim**0.5) ** 0.5
         moved = {
             name: (0.1 * tensor.detach() + (offset if name == "query" else -offset))
@@ -121,7 +125,7 @@ def build(check: Check, device: str) -> Inputs:
 
 
 def run_check(check: Check, device: str, run: Callable[[Inputs], Tensor] | None = None) -> Outcome:
-    """Return whether a function of the inputs, by default the fused kernel, passes a check."""
+    """Return the outcome of a check for a function; by default it checks the fused kernel."""
     if run is None:
         run = run_packed if check.packed else fused
     try:
@@ -130,7 +134,7 @@ def run_check(check: Check, device: str, run: Callable[[Inputs], Tensor] | None 
         second = with_gradients(run, gate.inputs, gate.grad_out)
         verdict = gate.judge(first)
     except Exception as error:
-        # what breaks one check need not break the next
+        # an exception in one check must not end the others
         return Outcome(str(check), False, f"{type(error).__name__}: {error}".partition("\n")[0])
     detail = f"{verdict.name}: error {verdict.error:.2e}, bound {verdict.bound:.2e}"
     different = [name for name in first if not torch.equal(first[name], second[name])]

@@ -1,7 +1,8 @@
-"""Correctness before speed: errors against float64, bounded by those of attention written out.
+"""Correctness before speed: the errors against float64, and their bounds.
 
-The rule is FlashAttention's (Dao et al.): an error of the result at most 2 times, of a gradient at
-most 3 times that of the plain implementation in the same dtype, plus two units of rounding.
+The rule is that of FlashAttention (Dao et al.). The error of the result may be at most 2 times, and
+the error of a gradient at most 3 times, the error of the plain implementation in the same dtype,
+plus two units of rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from benches.attention.inputs import Inputs, eager
 
 RESULT_FACTOR, GRADIENT_FACTOR, UNITS = 2.0, 3.0, 2.0
-#: Logits computed at once in float64.
+#: Number of logits that are computed at once in float64.
 CHUNK = 2**25
 
 
@@ -24,9 +25,9 @@ class Verdict:
     """The worst of several errors.
 
     Attributes:
-        name: `result`, or the tensor whose gradient it is.
+        name: `result`, or the name of the tensor whose gradient has the error.
         error: Largest absolute difference from float64.
-        bound: What it may be.
+        bound: Largest allowed error.
     """
 
     name: str
@@ -35,12 +36,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within its bound; nan is not."""
+        """Whether the error is within its bound; nan never is."""
         return self.error <= self.bound
 
 
 class Gate:
-    """What a provider must give for some inputs, in float64 and in their own dtype."""
+    """The exact result and gradients for some inputs, and the largest allowed errors."""
 
     def __init__(self, inputs: Inputs, *, seed: int = 1) -> None:
         self.inputs = inputs
@@ -58,7 +59,7 @@ class Gate:
             self.bounds[name] = factor * _error(plain[name], expected) + floor
 
     def judge(self, actual: Mapping[str, Tensor]) -> Verdict:
-        """Return the worst error of a result and gradients, by name, relative to its bound."""
+        """Return the error that is largest relative to its bound, of a result and its gradients."""
         verdicts = [
             Verdict(name, _error(actual[name], expected), self.bounds[name])
             for name, expected in self.exact.items()
@@ -77,13 +78,13 @@ def with_gradients(
     """Return the result and the gradients of all inputs by name."""
     result = run(inputs)
     tensors = list(inputs.tensors.values())
-    # zeros for what has no gradient: an empty prefix has none to give
+    # zeros where there is no gradient: an empty prefix has none
     gradients = torch.autograd.grad(result, tensors, grad_out, materialize_grads=True)
     return {"result": result.detach(), **dict(zip(inputs.tensors, gradients, strict=True))}
 
 
 def _in_chunks(inputs: Inputs, grad_out: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return what `eager` gives in a dtype, some texts at a time: all logits may not fit memory."""
+    """Return the result of `eager`, a few texts at a time, because all logits may need too much."""
     n_batch, n_heads, n_text, _ = inputs.query.shape
     n_prefix = inputs.prefix_key.shape[2]
     step = max(1, CHUNK // (n_heads * n_text * (n_prefix + n_text)))
@@ -98,7 +99,7 @@ def _in_chunks(inputs: Inputs, grad_out: Tensor, dtype: torch.dtype) -> dict[str
         if len(tensor) == n_batch:
             whole[name] = torch.cat(parts)
         else:
-            # shared by the batch: its gradient is a sum over it, rounded once
+            # shared by the batch: its gradient is a sum over the batch, which is rounded once
             whole[name] = torch.stack(parts).double().sum(0).to(dtype)
     return whole
 

@@ -1,4 +1,4 @@
-"""Inputs of prefix attention, and the attention written out that all is compared with.
+"""The inputs of prefix attention, and the plain implementation that all others are compared with.
 
 Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens,
 P = S + K, D head dimension.
@@ -18,19 +18,19 @@ from benches.attention.shapes import Case
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What every provider is given.
+    """The inputs that every provider gets.
 
     Attributes:
-        query: `[B, H, T, D]`.
-        key: `[B, G, T, D]`, and `value` too.
-        value: See `key`.
-        prefix_key: `[1, G, S, D]`, and `prefix_value` too.
-        prefix_value: See `prefix_key`.
-        own_key: `[B, G, K, D]`, and `own_value` too; none where K = 0.
-        own_value: See `own_key`.
-        padding: First token and length of each text, `[B]` int32; none where all are full.
-        causal: Let a query see the text up to itself.
-        window: Let a query see the text less than so many tokens away.
+        query: `[B, H, T, D]` queries of the text.
+        key: `[B, G, T, D]` keys of the text.
+        value: `[B, G, T, D]` values of the text.
+        prefix_key: `[1, G, S, D]` keys of the prefix that all texts share.
+        prefix_value: `[1, G, S, D]` values of that prefix.
+        own_key: `[B, G, K, D]` keys of the prefix of each text; None if K = 0.
+        own_value: `[B, G, K, D]` values of that prefix; None if K = 0.
+        padding: First token and length of each text, `[B]` int32 each; None if no text is padded.
+        causal: Let a query see only the text up to itself.
+        window: Let a query see only text tokens that are fewer than this many positions away.
     """
 
     query: Tensor
@@ -46,7 +46,7 @@ class Inputs:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What has a gradient, by name."""
+        """The tensors that have a gradient, by name."""
         names = ("query", "key", "value", "prefix_key", "prefix_value", "own_key", "own_value")
         named = ((name, getattr(self, name)) for name in names)
         return {name: tensor for name, tensor in named if tensor is not None}
@@ -63,7 +63,7 @@ class Inputs:
 
     @property
     def present(self) -> Tensor | None:
-        """`[B, T]` bool: which tokens are text, none where all are."""
+        """`[B, T]` bool: true for text, false for padding; None if there is no padding."""
         if self.padding is None:
             return None
         start, length = (part.long()[:, None] for part in self.padding)
@@ -71,7 +71,7 @@ class Inputs:
         return (position >= start) & (position < start + length)
 
     def visible(self) -> Tensor | None:
-        """Return which text a query sees, `[B or 1, 1, T or 1, T]` bool, none where it is all."""
+        """Return the text that a query sees, `[B or 1, 1, T or 1, T]` bool; None if it sees all."""
         position = torch.arange(self.key.shape[2], device=self.key.device)
         distance = position[:, None] - position
         visible = None if self.present is None else self.present[:, None, None, :]
@@ -84,11 +84,11 @@ class Inputs:
         return visible if visible is None or visible.ndim == 4 else visible[None, None]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
-        """Return the inputs with `function` applied to all that has a gradient."""
+        """Return the inputs with `function` applied to every tensor that has a gradient."""
         return replace(self, **{name: function(tensor) for name, tensor in self.tensors.items()})
 
     def rows(self, part: slice) -> Inputs:
-        """Return some texts of the batch; what all share stays as it is."""
+        """Return the inputs of some texts of the batch; tensors that all texts share stay whole."""
         inputs = self.map(lambda tensor: tensor if len(tensor) == 1 else tensor[part])
         if self.padding is None:
             return inputs
@@ -96,9 +96,10 @@ class Inputs:
 
 
 def make_inputs(case: Case, device: str, *, seed: int = 0) -> Inputs:
-    """Return normal inputs of a case that want a gradient, text padded on the right.
+    """Return inputs of a case, drawn from a normal distribution, with text padded on the right.
 
-    Text is laid out as projections leave it, heads within tokens.
+    They require gradients. In memory the heads of a token are side by side, as projections leave
+    them.
     """
     generator = torch.Generator(device).manual_seed(seed)
     shape, dtype = case.shape, case.torch_dtype
@@ -128,7 +129,7 @@ def make_inputs(case: Case, device: str, *, seed: int = 0) -> Inputs:
 
 
 def eager(inputs: Inputs) -> Tensor:
-    """Return attention over concatenated keys with the softmax written out: `[B, H, T, D]`."""
+    """Return attention `[B, H, T, D]` over concatenated keys, with the softmax written out."""
     prefix_key, prefix_value = inputs.prefixes
     key = torch.cat([prefix_key, inputs.key], dim=2)
     value = torch.cat([prefix_value, inputs.value], dim=2)
@@ -144,6 +145,6 @@ def eager(inputs: Inputs) -> Tensor:
 
 
 def without_padding(inputs: Inputs, result: Tensor) -> Tensor:
-    """Return the result with zeros in the rows of padding."""
+    """Return the result with zeros for the tokens of padding."""
     present = inputs.present
     return result if present is None else result.masked_fill(~present[:, None, :, None], 0.0)

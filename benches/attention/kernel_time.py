@@ -1,7 +1,7 @@
-"""Time that a GPU's kernels take by themselves, by its profiler: without launches and gaps.
+"""The time of a GPU's kernels alone, measured by the profiler: without launches and gaps.
 
-Small attentions take a GPU less time than Python takes to ask for them. What a training feels is in
-`rarec`'s favour or not by the clock (`measure.py`); what the kernels are worth is here.
+A GPU computes a small attention in less time than Python needs to launch it. `measure.py` has the
+wall-clock time, which a training depends on; this file has the time of the kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benches.attention.inputs import make_inputs
 from benches.attention.providers import PROVIDERS, Provider, forget_compiled
 from benches.attention.shapes import BERT, LLAMA, MINILM, QWEN, Case, make_case
 
-#: Titles alone and long descriptions.
+#: Texts as long as titles, and as long descriptions.
 KERNEL_CASES = tuple(
     make_case(shape, n_text, 16, n_tokens=16_384, padded=padded, dtype="bfloat16")
     for shape in (MINILM, BERT, QWEN, LLAMA)
@@ -26,15 +26,15 @@ KERNEL_CASES = tuple(
 
 @dataclass(frozen=True)
 class KernelTime:
-    """Microseconds of kernels, and how many there are, of one run.
+    """The time and the number of the kernels in one run.
 
     Attributes:
-        case: What was run.
-        provider: Who ran it.
-        forward_us: Of a forward pass that keeps nothing.
-        forward_kernels: Of the same.
-        both_us: Of a forward and a backward pass.
-        both_kernels: Of the same.
+        case: Description of the case.
+        provider: Name of the provider.
+        forward_us: Microseconds of a forward pass without gradients.
+        forward_kernels: Number of kernels of that pass.
+        both_us: Microseconds of a forward and a backward pass.
+        both_kernels: Number of kernels of these passes.
     """
 
     case: str
@@ -48,13 +48,13 @@ class KernelTime:
 def kernel_times(
     case: Case, device: str, *, rounds: int = 10, providers: Sequence[Provider] = PROVIDERS
 ) -> list[KernelTime]:
-    """Return a row for each provider that can run a case; on a CPU, of torch's operators.
+    """Return a row for each provider that can run a case; on a CPU it measures torch's operators.
 
     Args:
-        case: What to compute.
+        case: The case to run.
         device: `cpu` or `cuda`.
-        rounds: Profiled runs of each.
-        providers: Who computes it.
+        rounds: Number of profiled runs of each provider.
+        providers: The providers to run.
     """
     inputs = make_inputs(case, device)
     tensors = list(inputs.tensors.values())
@@ -78,7 +78,7 @@ def kernel_times(
 
 
 def _profiled(run: Callable[[], object], device: str, rounds: int) -> tuple[float, float]:
-    """Return microseconds and number of the kernels of a run, which is compiled first."""
+    """Return the microseconds and the number of the kernels of a run; it is compiled first."""
     on_gpu = device == "cuda"
     synchronize = torch.cuda.synchronize if on_gpu else torch.cpu.synchronize
     run()

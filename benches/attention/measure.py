@@ -1,4 +1,4 @@
-"""What is found of the providers of a case: correctness first, then time and memory."""
+"""The measurements of a case for each provider: correctness first, then time and memory."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from benches.attention.shapes import Case
 from benches.attention.timing import Run, one_thread, take_turns, warm_up
 
 NO_MEMORY = "not enough memory"
-#: Providers of rarec: they may not break.
+#: The providers that belong to rarec. An exception in one of them is a fault.
 OURS = ("sdpa", "fused")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is found of one provider, case and pass; units stand in the names.
+    """The measurements of one provider, case and pass; the names hold the units.
 
     Attributes:
-        status: `measured`; `skipped`; `wrong`, whose result is not that of float64, and which is
-            therefore not timed; `broken`, which raised an error.
-        reason: Why it is not measured.
-        median_ms: Of all `rounds`; `p20_ms` and `p80_ms` are percentiles.
-        against_sdpa: Time of `sdpa` over its own, median over rounds: above 1 where it is faster.
-        tflops: Of the operation, by `model.flops`, over the median time.
-        gbs: `model_mb` over the median time.
-        model_mb: Megabytes moved, by `model.bytes_moved`.
-        peak_mb: Megabytes allocated at most beyond the inputs, of a backward with what its forward
-            keeps; none on a CPU.
-        worst: The result, or the gradient of the tensor, that is nearest to its bound.
-        error: Its largest difference from float64; `bound` is what it may be.
+        status: `measured`; `skipped`; `wrong` if the result differs too much from float64, in which
+            case it is not timed; `broken` if the provider raised an exception.
+        reason: The reason why it is not measured.
+        median_ms: Median time of all `rounds`; `p20_ms` and `p80_ms` are percentiles.
+        against_sdpa: Time of `sdpa` divided by the time of this provider, median over rounds: above
+            1 if this provider is faster.
+        tflops: Operations, as `model.flops` counts them, divided by the median time.
+        gbs: `model_mb` divided by the median time.
+        model_mb: Megabytes moved, as `model.bytes_moved` counts them.
+        peak_mb: Largest number of megabytes allocated beyond the inputs; for a backward this
+            includes what its forward keeps. None on a CPU.
+        worst: `result`, or the tensor whose gradient has the error nearest to its bound.
+        error: Largest difference of that tensor from float64; `bound` is the largest allowed one.
     """
 
     provider: str
@@ -73,7 +74,7 @@ class Row:
 
     @property
     def faulty(self) -> bool:
-        """Whether a result is wrong, or rarec cannot give one."""
+        """Whether the result is wrong, or a provider of rarec is broken."""
         return self.status == "wrong" or (self.status == "broken" and self.provider in OURS)
 
 
@@ -83,10 +84,10 @@ def measure_case(
     """Return a row for each provider and pass of a case.
 
     Args:
-        case: What to compute.
+        case: The case to run.
         device: `cpu` (one thread) or `cuda`.
-        rounds: Timed runs of each.
-        providers: Who computes it.
+        rounds: Number of timed runs of each provider.
+        providers: The providers to run.
     """
     with one_thread():
         try:
@@ -98,7 +99,7 @@ def measure_case(
             return [replace(row, part=part) for part in PASSES for row in skipped]
         checked = {x.name: _check(case, device, gate, x) for x in providers}
         grad_out = gate.grad_out
-        # gigabytes in float64 that no timing needs
+        # it holds gigabytes in float64 that the timing does not need
         del gate
         rows = []
         for part in PASSES:
@@ -129,7 +130,7 @@ def _blank(case: Case, device: str, provider: str) -> Row:
 
 
 def _check(case: Case, device: str, gate: Gate, provider: Provider) -> Row:
-    """Return a row without times: whether the provider runs, and its worst error."""
+    """Return a row without times, with the status and the worst error of a provider."""
     row = _blank(case, device, provider.name)
     reason = provider.refusal(case, device)
     if reason is not None:
@@ -137,12 +138,12 @@ def _check(case: Case, device: str, gate: Gate, provider: Provider) -> Row:
     try:
         verdict = gate.check(provider.run)
     except Exception as error:
-        # a provider that breaks is a finding about it and not the end of the others
+        # a provider that raises an exception must not end the others
         return _failed(row, error)
     row = replace(row, worst=verdict.name, error=verdict.error, bound=verdict.bound)
     if verdict.passed:
         return row
-    reason = f"{verdict.name} is off by {verdict.error:.2e}, more than {verdict.bound:.2e}"
+    reason = f"error of {verdict.name} is {verdict.error:.2e}, more than {verdict.bound:.2e}"
     return replace(row, status="wrong", reason=reason)
 
 
@@ -199,7 +200,7 @@ def _with_times(row: Row, case: Case, times: list[float], sdpa: list[float] | No
     seconds = median / 1e3
     ratio = None
     if sdpa is not None:
-        # within a round, then the median: the machine's mood is the same within one
+        # a ratio within each round, then the median: the speed of a machine varies between rounds
         ratio = statistics.median(one / own for one, own in zip(sdpa, times, strict=True))
     return replace(
         row,

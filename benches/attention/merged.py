@@ -1,9 +1,10 @@
-"""Two attentions of torch, over the text and over the prefix, merged by their log-sum-exp.
+"""Two attentions of torch, one over the text and one over the prefix, merged by their log-sum-exp.
 
-With `lse` that of all keys, each part's weights are `exp(logits - lse)`: its own result times
-`exp(own lse - lse)`. A flash backward recomputes its weights from the `lse` it is given, and of the
-result needs only `sum(grad_out * out)`; given the merged ones it returns the exact gradients of its
-own part (Dao et al. 2022, arXiv:2205.14135, section B.4). Nothing is concatenated but the prefix.
+Let `lse` be the log-sum-exp of all keys. The weights of a part are `exp(logits - lse)`, so its
+share of the result is its result times `exp(lse of the part - lse)`. A flash backward computes its
+weights again from the `lse` that it gets, and needs only `sum(grad_out * out)` of the result. If it
+gets the merged `lse` and the merged result, it returns the exact gradients of its part (Dao et al.
+2022, arXiv:2205.14135, section B.4). Only the two parts of the prefix are concatenated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def merged(inputs: Inputs) -> Tensor:
     """Return attention over prefix and text, `[B, H, T, D]`."""
     mask = None
     if inputs.present is not None:
-        # added to the logits: the operation below takes no bool mask
+        # additive: the operation below does not support a bool mask
         mask = inputs.query.new_zeros(inputs.present.shape)
         mask = mask.masked_fill(~inputs.present, float("-inf"))[:, None, None, :]
     parts = (inputs.query, inputs.key, inputs.value, *inputs.prefixes)
@@ -42,11 +43,11 @@ class _Merged(torch.autograd.Function):
         mask: Tensor | None,
         causal: bool,
     ) -> Tensor:
-        """Return the merged result; keep it and the merged log-sum-exp."""
+        """Return the merged result, and save it with the merged log-sum-exp."""
         text, text_lse, text_random = _flash(query, key, value, mask, causal)
         prefix, prefix_lse, prefix_random = _flash(query, prefix_key, prefix_value, None, False)
         lse = torch.logaddexp(text_lse, prefix_lse)
-        # exp(prefix_lse - lse), rounded so that one pass over the two results merges them
+        # exp(prefix_lse - lse), in the dtype of the results, so that one pass merges them
         weight = torch.sigmoid(prefix_lse - text_lse).to(query.dtype)
         result = torch.lerp(text, prefix, weight[..., None])
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, mask, result, lse)
@@ -67,7 +68,7 @@ class _Merged(torch.autograd.Function):
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Return result, its log-sum-exp `[B, H, T]`, and what a backward on a GPU wants back."""
+    """Return the result, its log-sum-exp `[B, H, T]`, and what the backward on a GPU needs."""
     if query.device.type == "cpu":
         cpu = aten._scaled_dot_product_flash_attention_for_cpu
         return *cpu(query, key, value, 0.0, causal, attn_mask=mask), ()
@@ -86,7 +87,7 @@ def _flash_backward(
     grad_out: Tensor,
     random: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value, as far as they go through these keys."""
+    """Return the gradients of query, key and value that come from these keys."""
     same = (grad_out, query, key, value, result, lse)
     if query.device.type == "cpu":
         cpu = aten._scaled_dot_product_flash_attention_for_cpu_backward

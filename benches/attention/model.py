@@ -1,8 +1,7 @@
-"""A model of prefix attention on paper: operations, and bytes to and from memory.
+"""A calculated model of prefix attention: its operations, and the bytes it reads and writes.
 
-Every tensor that a kernel reads or writes counts once, as if caches kept what is read again. Time
-below `bytes / bandwidth` cannot be had by the provider that moves them; how far above it a provider
-is says what else it does.
+Every tensor that a kernel reads or writes counts once, as if caches kept it for a second reading.
+No provider can be faster than `bytes / bandwidth`; the time above that is spent on something else.
 
 Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens,
 P = S + K, L = P + T, D head dimension; N tokens of all texts without padding.
@@ -15,20 +14,20 @@ from dataclasses import dataclass
 from benches.attention.shapes import Case
 
 PASSES = ("forward", "backward", "both")
-#: Queries a program of the fused backward owns; it leaves one partial prefix gradient for them.
+#: Queries of one program of the fused backward, which writes one part of the prefix gradient.
 BACKWARD_ROWS = 64
 
 
 def flops(case: Case, part: str) -> float:
-    """Return the operations that the result needs, the same for every provider.
+    """Return the number of operations that the result needs, the same for every provider.
 
     Two products of `2 D` operations for each visible pair of query and key in the forward, five in
     the backward, which computes the logits again (Dao et al. 2022, arXiv:2205.14135, section B):
     `4 D H pairs` and `10 D H pairs`, where a text of `n` tokens has `n (P + n)` pairs, or
-    `n P + n (n + 1) / 2` if causal. Padding is no work.
+    `n P + n (n + 1) / 2` if causal. Padding counts as no work.
 
     Args:
-        case: What is computed.
+        case: The case.
         part: One of `PASSES`.
     """
     causal = case.shape.causal
@@ -42,10 +41,10 @@ def bytes_moved(provider: str, case: Case, part: str, device: str = "cuda") -> f
     """Return the bytes that a provider reads and writes.
 
     Args:
-        provider: Name of a provider.
-        case: What is computed.
+        provider: Name of the provider.
+        case: The case.
         part: One of `PASSES`.
-        device: Type of the device: on a CPU, torch's attention with a mask repeats no heads.
+        device: Type of the device; on a CPU, torch's attention with a mask does not repeat heads.
     """
     if part == "both":
         return sum(bytes_moved(provider, case, one, device) for one in ("forward", "backward"))
@@ -54,24 +53,24 @@ def bytes_moved(provider: str, case: Case, part: str, device: str = "cuda") -> f
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Bytes of each tensor.
+    """The bytes of each tensor. Keys and values together count as one tensor.
 
     Attributes:
-        query: `[B, H, T, D]`, and of the result.
-        text: Keys and values `[B, G, T, D]` of the text, both.
-        read_query: `[N, H, D]`, queries without padding.
-        read_text: `[N, G, D]`, keys and values without padding, both.
-        prefix: Keys and values as they are given, `[1, G, S, D]` and `[B, G, K, D]`, both.
-        prefixes: Keys and values `[B, G, P, D]`, both.
-        keys: Keys and values `[B, G, L, D]`, both.
-        repeated: Keys and values `[B, H, L, D]`, both, if torch's attention needs them so.
-        all_heads: The same for attention written out; none where H = G.
-        logits: `[B, H, T, L]`.
-        lse: `[B, H, T]` float32.
-        mask: The bool mask over prefix and text.
-        fill: Zeros put into the rows of padding: the result read and written.
-        partials: Float32 prefix gradients of each program of the fused backward, both.
-        sums: float32 gradient of the query, which torch's flash backward adds up in memory.
+        query: Queries `[B, H, T, D]`; the result has the same size.
+        text: Keys and values `[B, G, T, D]` of the text.
+        read_query: Queries `[N, H, D]` without padding.
+        read_text: Keys and values `[N, G, D]` of the text without padding.
+        prefix: Keys and values of the prefix as inputs, `[1, G, S, D]` and `[B, G, K, D]`.
+        prefixes: Keys and values `[B, G, P, D]` of the whole prefix.
+        keys: Keys and values `[B, G, L, D]` of prefix and text.
+        repeated: Keys and values `[B, H, L, D]`, if torch's attention needs repeated heads; else 0.
+        all_heads: The same for the plain attention; 0 if H = G.
+        logits: Logits `[B, H, T, L]`.
+        lse: Log-sum-exp `[B, H, T]`, float32.
+        mask: Bool mask over prefix and text.
+        fill: Reading and writing the result, to put zeros into the padding.
+        partials: Parts of the prefix gradients of all programs of the fused backward, float32.
+        sums: Gradient of the query, which torch's flash backward adds up in memory, float32.
     """
 
     query: float
@@ -126,16 +125,17 @@ def _sizes(case: Case, device: str) -> _Sizes:
 
 
 def _fused_forward(of: _Sizes) -> float:
-    """Queries, text and prefix in, result and log-sum-exp out."""
+    """Read queries, text and prefix; write the result and the log-sum-exp."""
     return of.read_query + of.read_text + of.prefix + of.query + of.lse
 
 
 def _fused_backward(of: _Sizes) -> float:
-    """Two kernels: the queries' gradient, and the text's.
+    """Run two kernels: one for the gradient of the queries, one for the gradients of the text.
 
-    The first reads queries, text, prefix, result and its gradient; it writes the queries' gradient,
-    `sum(grad_out * out)`, and the partial gradients of the prefix, which are then summed. The
-    second reads queries, text and the gradient of the result, and writes the text's gradients.
+    The first reads queries, text, prefix, result and gradient of the result. It writes the gradient
+    of the queries, `sum(grad_out * out)`, and the parts of the prefix gradients, which are then
+    added up. The second reads queries, text and the gradient of the result, and writes the
+    gradients of the text.
     """
     queries = 3 * of.read_query + of.read_text + of.prefix + 2 * of.lse + of.query + of.partials
     prefix = of.partials + of.prefix
@@ -148,12 +148,12 @@ def _cat(of: _Sizes) -> float:
 
 
 def _cat_backward(of: _Sizes) -> float:
-    """The text's gradients are views; the prefix's are summed over the batch where shared."""
+    """Return views for the text; add the gradients of the shared prefix up over the batch."""
     return of.prefixes + of.prefix
 
 
 def _sdpa_forward(of: _Sizes) -> float:
-    """Concatenate, make the mask, repeat grouped heads if there is one, attend."""
+    """Concatenate, build the mask, repeat grouped heads if there is a mask, attend."""
     repeat = of.keys + of.repeated if of.repeated else 0.0
     keys = of.repeated or of.keys
     attend = of.query + keys + of.mask + of.query + of.lse
@@ -161,7 +161,7 @@ def _sdpa_forward(of: _Sizes) -> float:
 
 
 def _sdpa_backward(of: _Sizes) -> float:
-    """Queries, keys, mask, result and its gradient in; three gradients out, the queries' summed."""
+    """Read queries, keys, mask, result and its gradient; write three gradients."""
     keys = of.repeated or of.keys
     attend = 3 * of.query + keys + of.mask + of.lse + 2 * of.sums + of.query + keys
     repeat = of.repeated + of.keys if of.repeated else 0.0
@@ -169,25 +169,25 @@ def _sdpa_backward(of: _Sizes) -> float:
 
 
 def _merged_forward(of: _Sizes) -> float:
-    """Two attentions without concatenation but of the prefix, then one pass over both results."""
+    """Run two attentions, concatenating only the prefix, then one pass over both results."""
     text = of.query + of.text + of.query + of.lse
     prefix = of.prefix + 2 * of.prefixes + of.query + of.query + of.lse
     return text + prefix + 3 * of.query + 3 * of.lse + of.fill
 
 
 def _merged_backward(of: _Sizes) -> float:
-    """Two flash backwards and the sum of their gradients of the queries."""
+    """Run two flash backwards, and add up their gradients of the queries."""
     one = 3 * of.query + of.lse + 2 * of.sums + of.query
     return of.fill + 2 * one + 2 * of.text + 2 * of.prefixes + 3 * of.query + _cat_backward(of)
 
 
 def _flex_forward(of: _Sizes) -> float:
-    """Concatenate, attend; grouped heads and the mask are computed, not read."""
+    """Concatenate and attend; grouped heads and the mask are computed, not read."""
     return _cat(of) + of.query + of.keys + of.query + of.lse + of.fill
 
 
 def _flex_backward(of: _Sizes) -> float:
-    """As the fused one, over concatenated keys, with `sum(grad_out * out)` made before."""
+    """Like the fused backward, but over concatenated keys, with `sum(grad_out * out)` before."""
     delta = 2 * of.query + of.lse
     queries = 2 * of.query + of.keys + 2 * of.lse + of.query
     keys = 2 * of.query + of.keys + 2 * of.lse + of.keys
@@ -195,7 +195,7 @@ def _flex_backward(of: _Sizes) -> float:
 
 
 def _eager_forward(of: _Sizes) -> float:
-    """Concatenate, repeat heads, scale, logits, mask, softmax, product: each through memory."""
+    """Concatenate, repeat heads, scale, logits, mask, softmax, product: all through memory."""
     repeat = of.keys + of.all_heads if of.all_heads else 0.0
     keys = of.all_heads or of.keys
     scale, mask = 2 * of.query, 2 * of.logits + 2 * of.mask if of.mask else 0.0
@@ -204,7 +204,7 @@ def _eager_forward(of: _Sizes) -> float:
 
 
 def _eager_backward(of: _Sizes) -> float:
-    """Four products, and the backward of softmax, mask, scale, repetition and concatenation."""
+    """Run four products, and the backward of softmax, mask, scale, repeating, concatenating."""
     keys = of.all_heads or of.keys
     products = 3 * of.query + of.query + 2 * keys + 4 * of.logits
     softmax, mask = 3 * of.logits, 2 * of.logits + of.mask if of.mask else 0.0

@@ -1,6 +1,6 @@
-"""Ways to compute prefix attention: functions of the same inputs with the same result.
+"""The providers of prefix attention: functions of the same inputs with the same result.
 
-A provider that cannot run a case says why, and the reason stands in the results.
+A provider that cannot run a case gives the reason, which is written to the results.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def sdpa(inputs: Inputs) -> Tensor:
 
 
 def fused(inputs: Inputs) -> Tensor:
-    """Return the fused kernel's result."""
+    """Return the result of the fused kernels."""
     return run_ops(inputs, "fused")
 
 
 def run_packed(inputs: Inputs, implementation: str = "fused") -> Tensor:
-    """Return `rarec.ops.prefix_attention` of the same texts without their padding."""
+    """Return `rarec.ops.prefix_attention` of the same texts, packed and then padded again."""
     assert inputs.present is not None
     packed = ops.Packed.of(inputs.present)
     query, key, value = (
@@ -73,7 +73,7 @@ def run_packed(inputs: Inputs, implementation: str = "fused") -> Tensor:
 
 
 def flex(inputs: Inputs) -> Tensor:
-    """Return FlexAttention over concatenated keys, compiled; its block mask is made once."""
+    """Return compiled FlexAttention over concatenated keys; its block mask is made once."""
     prefix_key, prefix_value = inputs.prefixes
     result = _compiled_flex()(
         inputs.query,
@@ -90,7 +90,7 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_module.flex_attention, dynamic=False)
 
 
-# of the inputs at hand alone: layers of a model share one mask, so its making is not timed
+# cached for one case: the layers of a model share one mask, so making it is not timed
 @lru_cache(maxsize=1)
 def _block_mask(inputs: Inputs) -> flex_module.BlockMask | None:
     causal, window = inputs.causal, inputs.window
@@ -121,12 +121,12 @@ def _block_mask(inputs: Inputs) -> flex_module.BlockMask | None:
 
 @dataclass(frozen=True)
 class Provider:
-    """A way to compute prefix attention.
+    """One implementation of prefix attention.
 
     Attributes:
-        name: In the results.
-        run: Returns the result, `[B, H, T, D]`.
-        refusal: Returns why a case cannot run on a type of device, none where it can.
+        name: Name in the results.
+        run: Function that returns the result `[B, H, T, D]`.
+        refusal: Function that returns why a case cannot run on a type of device; None if it can.
     """
 
     name: str
@@ -142,9 +142,9 @@ def _refuse_merged(case: Case, device: str) -> str | None:
     if device == "cpu":
         return None
     if case.padded:
-        return "torch's flash attention on a GPU takes no lengths"
+        return "torch's flash attention on a GPU does not support lengths of texts"
     if case.dtype not in ("float16", "bfloat16"):
-        return f"torch's flash attention on a GPU takes no {case.dtype}"
+        return f"torch's flash attention on a GPU does not support {case.dtype}"
     return None
 
 
@@ -182,7 +182,7 @@ PROVIDERS = (
 
 
 def forget_compiled() -> None:
-    """Let the next case compile anew: torch stops specialising a function after a few shapes."""
+    """Make the next case compile again: torch stops specialising a function after a few shapes."""
     torch.compiler.reset()
     _compiled_flex.cache_clear()
     _block_mask.cache_clear()

@@ -1,4 +1,4 @@
-"""Files of results: json, csv and a plot, each written whole or not at all."""
+"""The files of results: json, csv and a plot, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_PLOT = "no plot: matplotlib is not installed (pip install --group bench)"
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Return what the results depend on: processor or GPU, driver, versions."""
+    """Return a description of the machine: processor or GPU, driver, versions."""
     machine: dict[str, Any] = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -67,7 +67,7 @@ def _commit() -> str | None:
 
 
 def _output_of(*command: str) -> str | None:
-    """Return what a command prints, none where there is no such command or it fails."""
+    """Return the output of a command; None if the command is missing or fails."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -76,7 +76,7 @@ def _output_of(*command: str) -> str | None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at no time a part of it has its name."""
+    """Write a file in one step, so that nobody finds a part of it under its name."""
     whole = path.with_name(path.name + ".tmp")
     whole.write_bytes(content)
     whole.replace(path)
@@ -87,7 +87,7 @@ def write_rows(
 ) -> list[Path]:
     """Write `name.json` and `name.csv` into a folder, and return their paths.
 
-    The json is `{"machine": ..., "rows": [...]}`; the csv has the rows alone.
+    The json file is `{"machine": ..., "rows": [...]}`; the csv file has only the rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = [{key: _rounded(value) for key, value in asdict(row).items()} for row in rows]
@@ -103,7 +103,7 @@ def write_rows(
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a json that `write_rows` wrote."""
+    """Return the rows of a json file that `write_rows` wrote."""
     return [Row(**record) for record in json.loads(path.read_text())["rows"]]
 
 
@@ -112,10 +112,10 @@ def _rounded(value: Any) -> Any:
 
 
 def write_plot(folder: Path, name: str, rows: Sequence[Row]) -> Path | None:
-    """Write `name.png`, time by text tokens, and return its path; none without matplotlib.
+    """Plot time by text tokens into `name.png`; return its path, or None without matplotlib.
 
-    A column for each shape, a row for each pass, a line for each provider with its p20 and p80; of
-    full texts and `PREFIX` prefix tokens.
+    The plot has a column for each shape, a row for each pass, and a line for each provider with its
+    p20 and p80. It shows full texts with `PREFIX` prefix tokens.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""What is timed: heads of known models, lengths of text and prefix, padding.
+"""The cases that are timed: heads of known models, lengths of text and prefix, padding.
 
 Axes: B batch, H query heads, G key heads, T text tokens, S shared and K own prefix tokens,
 P = S + K, D head dimension.
@@ -15,20 +15,20 @@ import torch
 
 TEXTS = (32, 64, 128, 256, 512, 1024, 2048)
 PREFIXES = (2, 8, 16, 64)
-#: Where the other axis is varied.
+#: The value of each axis while the other axis varies.
 TEXT, PREFIX = 128, 16
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Attention heads of a model.
+    """The attention heads of a model.
 
     Attributes:
-        name: Of the model.
-        n_heads: H.
-        n_key_heads: G, a divisor of H.
-        dim: D.
-        causal: A token sees only what stands before it.
+        name: Name of the model.
+        n_heads: H, the number of query heads.
+        n_key_heads: G, the number of key heads, a divisor of H.
+        dim: D, the head dimension.
+        causal: Whether a token sees only the tokens up to itself.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Case:
     """One attention to time.
 
     Attributes:
-        shape: Heads.
-        n_batch: B.
-        n_text: T.
-        n_shared: S, prefix tokens that all texts share.
-        n_own: K, prefix tokens of each text.
-        padded: Texts are shorter than T, padded on the right; else all are full.
-        dtype: Name of the dtype, as in `torch.bfloat16`.
+        shape: Attention heads of the model.
+        n_batch: B, the number of texts.
+        n_text: T, the number of text tokens in a row.
+        n_shared: S, the number of prefix tokens that all texts share.
+        n_own: K, the number of further prefix tokens of each text.
+        padded: Whether texts are shorter than T and padded on the right.
+        dtype: Name of the dtype, such as `bfloat16`.
     """
 
     shape: Shape
@@ -74,7 +74,7 @@ class Case:
 
     @property
     def n_prefix(self) -> int:
-        """P, prefix tokens a text sees."""
+        """P, the number of prefix tokens that a text sees."""
         return self.n_shared + self.n_own
 
     @property
@@ -84,7 +84,7 @@ class Case:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each of the B texts: T, or where padded even draws of T / 4 to T."""
+        """Number of tokens of each text: T, or if padded a uniform draw from T / 4 to T."""
         if not self.padded:
             return (self.n_text,) * self.n_batch
         draw = random.Random(self.n_text)
@@ -94,7 +94,7 @@ class Case:
 def make_case(
     shape: Shape, n_text: int, n_prefix: int, *, n_tokens: int, padded: bool, dtype: str
 ) -> Case:
-    """Return a case of about `n_tokens` text tokens, up to two of whose prefix tokens are own."""
+    """Return a case with about `n_tokens` text tokens and at most two prefix tokens per text."""
     n_own = min(2, n_prefix // 2)
     n_batch = max(1, n_tokens // n_text)
     return Case(shape, n_batch, n_text, n_prefix - n_own, n_own, padded, dtype)
@@ -108,10 +108,10 @@ def cross(
     n_tokens: int,
     dtype: str,
 ) -> list[Case]:
-    """Return cases along one axis at a time, each with as many tokens, so that times compare.
+    """Return cases along one axis at a time; all have the same number of tokens, to compare times.
 
-    For each shape all `texts` with `PREFIX` prefix tokens, full and padded, then all other
-    `prefixes` with `TEXT` text tokens.
+    For each shape these are all `texts` with `PREFIX` prefix tokens, full and padded, and then all
+    other `prefixes` with `TEXT` text tokens.
     """
     sizes = [(n_text, PREFIX, padded) for padded in (False, True) for n_text in texts]
     sizes += [(TEXT, n_prefix, False) for n_prefix in prefixes if n_prefix != PREFIX]
@@ -123,10 +123,10 @@ def cross(
 
 
 def gpu_grid(*, quick: bool = False) -> list[Case]:
-    """Return what a GPU times: T of 32 to 2048, P of 2 to 64, 16,384 tokens a case, bfloat16.
+    """Return the cases for a GPU: T of 32 to 2048, P of 2 to 64, 16,384 tokens, bfloat16.
 
     Args:
-        quick: T of 64 and 512 and P of 16 alone.
+        quick: Return only T of 64 and 512, and P of 16.
     """
     if not quick:
         return cross(SHAPES, n_tokens=16_384, dtype="bfloat16")
@@ -134,7 +134,7 @@ def gpu_grid(*, quick: bool = False) -> list[Case]:
 
 
 def cpu_grid() -> list[Case]:
-    """Return what one thread times in minutes: 512 or 1024 tokens a case, float32."""
+    """Return the cases for one CPU thread, which take minutes: 512 or 1024 tokens, float32."""
     sizes = [
         (MINILM, 64, PREFIX, False),
         (MINILM, 128, 2, False),

@@ -1,7 +1,7 @@
-"""A training step through a whole language model, fused against reference: what the kernels buy.
+"""A training step of a whole language model, with the fused kernels and with the reference.
 
-The model's weights are random and frozen, as its layers take the same time whatever they hold. A
-step reads a batch of texts with a prefix in each layer, forward and backward to the prefixes.
+The weights of the model are random and frozen; the time of a layer does not depend on its weights.
+A step reads a batch of texts with a prefix in each layer, forward and backward to the prefixes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from benches.attention.timing import Run, take_turns, warm_up
 from rarec import ops
 from rarec.backbone import Backbone
 
-#: The first is held against the second.
+#: The first is compared with the second.
 IMPLEMENTATIONS = ("fused", "reference")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a language model.
+    """A training step of a language model.
 
     Attributes:
-        model: Its size, a key of `MODELS`.
-        n_batch: B texts.
-        n_text: T, tokens of the longest; the others have T / 4 to T.
-        n_shared: S, prefix tokens that all texts share.
-        n_own: K, prefix tokens of each text.
+        model: Name of the model, a key of `MODELS`.
+        n_batch: B, the number of texts.
+        n_text: T, the number of tokens of the longest text; the others have T / 4 to T.
+        n_shared: S, the number of prefix tokens that all texts share.
+        n_own: K, the number of further prefix tokens of each text.
         dtype: Name of the dtype.
     """
 
@@ -52,16 +52,18 @@ class Step:
 
 @dataclass(frozen=True)
 class StepRow:
-    """What a step took.
+    """The time and the memory of a step with both implementations.
 
     Attributes:
-        step: What was run.
-        error: Largest difference of the two results over the largest number of the reference's.
-        fused_ms: Median.
-        reference_ms: Median.
-        ratio: Median over rounds of reference over fused: above 1 where the fused is faster.
-        fused_mb: Most memory beyond what was there before.
-        reference_mb: The same.
+        step: Description of the step.
+        error: Largest difference of the two results, relative to the largest number of the
+            reference.
+        fused_ms: Median milliseconds with the fused kernels.
+        reference_ms: Median milliseconds with the reference.
+        ratio: Time of the reference divided by the time of the fused kernels, median over rounds:
+            above 1 if the fused kernels are faster.
+        fused_mb: Largest number of megabytes allocated by a step with the fused kernels.
+        reference_mb: Largest number of megabytes allocated by a step with the reference.
     """
 
     step: str
@@ -96,7 +98,7 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
     "BERT-base": _bert,
     "Qwen2-0.5B": _qwen2,
 }
-#: Titles alone, users of five titles, long descriptions.
+#: Texts as long as a title, as the five titles of a user, and as a long description.
 STEPS = tuple(
     Step(model, n_batch, n_text)
     for model in MODELS
@@ -105,7 +107,7 @@ STEPS = tuple(
 
 
 def _require_fused(step: Step, backbone: Backbone, device: str) -> None:
-    """Refuse what the kernels cannot run: the variable would give it to the reference unsaid."""
+    """Raise ValueError if the kernels cannot run a step: else the reference would run silently."""
     config = backbone.model.config.get_text_config()
     case = ops.Case(
         device=device,
@@ -121,15 +123,15 @@ def _require_fused(step: Step, backbone: Backbone, device: str) -> None:
 
 
 def measure_step(step: Step, device: str, *, rounds: int) -> StepRow:
-    """Return what a step takes with each of `IMPLEMENTATIONS`, run in turns.
+    """Return the time and the memory of a step with each of `IMPLEMENTATIONS`, run in turns.
 
     Args:
-        step: What to run.
+        step: The step to run.
         device: `cpu` or `cuda`.
-        rounds: Timed runs of each.
+        rounds: Number of timed runs of each implementation.
 
     Raises:
-        ValueError: If the fused kernels cannot run it, and the reference would be timed twice.
+        ValueError: If the fused kernels cannot run the step.
     """
     torch.manual_seed(0)
     dtype: torch.dtype = getattr(torch, step.dtype)

@@ -1,4 +1,4 @@
-"""Results for people: lines for a terminal, and tables in markdown."""
+"""Results to read: lines for a terminal, and tables in Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from benches.attention.measure import Row
 from benches.attention.model import PASSES
 
-#: What the fused kernel is held against.
+#: The providers that the fused kernels are compared with.
 PEERS = ("sdpa", "merged", "flex")
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each reason why a provider was not measured, with its number of rows."""
+    """Return a line for each reason why a provider was not measured, with the number of rows."""
     keys = [(x.status, x.provider, x.reason) for x in rows if x.status != "measured"]
     return [
         f"{status.upper()} {provider}: {reason} ({keys.count((status, provider, reason))} rows)"
@@ -22,7 +22,7 @@ def unmeasured(rows: Sequence[Row]) -> list[str]:
 
 
 def lines_of(rows: Sequence[Row]) -> list[str]:
-    """Return what is not measured, then a line for each row that is."""
+    """Return the lines of what was not measured, then a line for each measured row."""
     lines = unmeasured(rows)
     for row in rows:
         if row.median_ms is None:
@@ -38,9 +38,10 @@ def lines_of(rows: Sequence[Row]) -> list[str]:
 
 
 def ratio_tables(rows: Sequence[Row]) -> str:
-    """Return markdown: time of each peer over that of the fused kernel, by T, for each shape.
+    """Return Markdown tables of the time of each peer divided by that of the fused kernels.
 
-    Beside it, in brackets, the same ratio of the bytes that the model says they move.
+    There is one table for each shape. In brackets is the same ratio of the bytes that they move, as
+    `benches.attention.model` calculates them.
     """
     found = {
         (x.shape, x.n_text, x.padded, x.n_shared + x.n_own, x.part, x.provider): x for x in rows

@@ -1,7 +1,7 @@
-"""Clocks: time and memory of functions that run in turns.
+"""Time and memory of functions that run in turns.
 
-On a CPU the clock is the process's own time, on one thread; on a GPU, events on the stream. The
-order of the turns rotates, so that the machine's mood is the same for all.
+On a CPU the clock is the processor time of the process, on one thread. On a GPU it is events on the
+stream. The order of the turns rotates, so that changes in the machine's speed affect all alike.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-#: More than the second-level cache of any GPU: writing it leaves no input there.
+#: More than the second-level cache of any GPU: writing this much removes all inputs from the cache.
 FLUSHED_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is prepared untimed, and what is timed, given that."""
+    """A function that prepares and is not timed, and a function of its result that is timed."""
 
     prepare: Callable[[], Any]
     timed: Callable[[Any], object]
@@ -29,7 +29,7 @@ class Run:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread of the CPU."""
+    """Make torch compute on one CPU thread inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -39,11 +39,11 @@ def one_thread() -> Iterator[None]:
 
 
 def warm_up(run: Run, device: str) -> float | None:
-    """Run until it is compiled and tuned, and return the megabytes it allocates at most.
+    """Run once to compile and tune; return the largest number of megabytes it allocates.
 
     Returns:
-        On a GPU, what is allocated at most beyond what is before, preparation included; on a CPU
-        none, since torch does not say.
+        On a GPU, the largest number of megabytes allocated during a run, including its preparation.
+        On a CPU None, because torch does not measure it.
     """
     run.timed(run.prepare())
     if device != "cuda":
@@ -59,7 +59,7 @@ def warm_up(run: Run, device: str) -> float | None:
 
 
 def take_turns(runs: Mapping[str, Run], device: str, rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each run in each round; all are warm."""
+    """Return the milliseconds of each run in each round; all runs have to be warm."""
     clock = _GpuClock() if device == "cuda" else _cpu_milliseconds
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -78,7 +78,7 @@ def _cpu_milliseconds(run: Run) -> float:
 
 
 class _GpuClock:
-    """Milliseconds of a run on the GPU whose inputs are in no cache."""
+    """A clock of milliseconds on the GPU, for runs whose inputs are in no cache."""
 
     def __init__(self) -> None:
         self._flushed = torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda")
@@ -86,7 +86,7 @@ class _GpuClock:
     def __call__(self, run: Run) -> float:
         prepared = run.prepare()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # it keeps the GPU busy too, so that it does not wait for the launches that follow
+        # this also keeps the GPU busy while the launches that follow are prepared
         self._flushed.zero_()
         begin.record()
         run.timed(prepared)

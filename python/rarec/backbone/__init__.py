@@ -2,7 +2,7 @@
 
 from rarec.backbone.versions import require_transformers
 
-# first of all: an older one ends in an import that says nothing
+# comes first: with an older transformers the imports below fail without a helpful message
 require_transformers()
 
 from rarec.backbone.backbone import POOLINGS, Backbone  # noqa: E402

@@ -1,8 +1,8 @@
-"""The attention that transformers calls in a backbone's layers.
+"""The attention function that transformers calls in the layers of a backbone.
 
-One mechanism for all models: an attention function and a mask function registered with
-transformers. What a forward call of rarec wants of its layers reaches the function as the keyword
-`rarec` of that call.
+One mechanism serves all models: an attention function and a mask function are registered with
+transformers. A forward call of rarec passes the keyword `rarec` to the model, and the model passes
+it on to the attention function.
 
 Axes: B batch, T text tokens, h heads, h_kv key heads, D head dimension.
 """
@@ -23,16 +23,16 @@ ATTENTION_NAME = "rarec_prefix"
 
 
 class Captured(Exception):  # noqa: N818 (control flow, not an error)
-    """Ends a call of an attention module once its keys and values are known."""
+    """Stops the call of an attention module as soon as its keys and values are known."""
 
 
 @dataclass(eq=False)
 class Capture:
-    """Receives what attention modules are called with, and keeps or ends their calls.
+    """Records the calls of the attention function.
 
     Attributes:
-        stop: End each call by `Captured`.
-        calls: Module, key, value and window of each call.
+        stop: Whether to stop each call with `Captured` after it is recorded.
+        calls: The module, key, value and window of each call.
     """
 
     stop: bool
@@ -44,10 +44,10 @@ class Prefix:
     """Prefix keys and values of one layer.
 
     Attributes:
-        key: `[1, h_kv, P, D]`, shared by the batch.
-        value: As `key`.
-        own_key: `[B, h_kv, K, D]`, of each text, or None.
-        own_value: As `own_key`.
+        key: `[1, h_kv, P, D]` keys of the part that the batch shares.
+        value: `[1, h_kv, P, D]` values of that part.
+        own_key: `[B, h_kv, K, D]` keys of the part of each sample; None if there is no such part.
+        own_value: `[B, h_kv, K, D]` values of that part.
     """
 
     key: Tensor
@@ -56,20 +56,24 @@ class Prefix:
     own_value: Tensor | None = None
 
     def in_order(self, order: Tensor) -> Prefix:
-        """Return the prefix of the samples in another order."""
+        """Return the prefix with its samples in another order.
+
+        Args:
+            order: `[B]` numbers of the samples.
+        """
         if self.own_key is None or self.own_value is None:
             return self
         return Prefix(self.key, self.value, self.own_key[order], self.own_value[order])
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """How one forward call reads its texts.
+class AttentionContext:
+    """What one forward call passes to the attention of its layers.
 
     Attributes:
-        prefixes: Of each attention module, by its `id`; one for each call of a module that several
-            layers share; None for a layer without. Empty for none at all.
-        packed: The texts stand one after the other in one row; None if they are padded.
+        prefixes: For the `id` of each attention module, a list with the prefix of each layer that
+            uses the module; None stands for a layer without prefix. Empty if no layer has one.
+        packed: Offsets of the texts in their one row; None if the texts are padded.
     """
 
     prefixes: dict[int, list[Prefix | None]]
@@ -77,24 +81,28 @@ class Reading:
     _calls: Counter[int] = field(default_factory=Counter)
 
     def prefix(self, module: nn.Module) -> Prefix | None:
-        """Return the prefix of a module's next call.
+        """Return the prefix of a module's next call; None if that layer has none.
 
         Raises:
-            RuntimeError: If the module is none of the layers, or is called more often than there
-                are layers, as gradient checkpointing does.
+            RuntimeError: If the module is not in `prefixes`, or if a module that layers share is
+                called more often than there are layers, as gradient checkpointing does.
         """
         prefixes = self.prefixes.get(id(module))
         name = type(module).__name__
         if prefixes is None:
-            # a copy of the model, as data parallelism makes them: text alone would look right
-            raise RuntimeError(f"{name} is none of the layers that take a prefix")
+            # data parallelism copies the model; without this error its texts would have no prefix
+            raise RuntimeError(
+                f"expected an attention module of the backbone, got another {name}: is this a copy "
+                "of the model?"
+            )
         if len(prefixes) == 1:
             return prefixes[0]
         number = self._calls[id(module)]
         self._calls[id(module)] += 1
         if number >= len(prefixes):
             raise RuntimeError(
-                f"{name} is shared by layers and called again: no gradient checkpointing with it"
+                f"expected {len(prefixes)} calls of {name}, one for each layer that shares it, "
+                "got more: gradient checkpointing does not work with such a model"
             )
         return prefixes[number]
 
@@ -111,10 +119,10 @@ def _attention(
     sliding_window: int | None = None,
     position_bias: Tensor | None = None,
     softcap: float | None = None,
-    rarec: Capture | Reading | None = None,
+    rarec: Capture | AttentionContext | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return `[B, T, h, D]`: what transformers asks of an attention function.
+    """Return the attention `[B, T, h, D]` of one layer, as transformers calls it.
 
     Without `rarec` this is the plain attention of the model.
     """
@@ -131,10 +139,10 @@ def _attention(
     packed = None if rarec is None else rarec.packed
     window = None
     if packed is not None:
-        # no mask of transformers knows the texts of a row: all that it would say is said here
+        # the mask of transformers does not know where packed texts begin and end
         attention_mask, causal, window = None, is_causal, sliding_window
     else:
-        # transformers leaves the mask out where causality alone says it all
+        # transformers leaves the mask out where the mask would be causality alone
         causal = is_causal and attention_mask is None and query.shape[2] > 1
     output = prefix_attention(
         query,
@@ -157,5 +165,5 @@ def _attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attention)
-# without a mask function of the same name transformers would silently make no mask at all
+# without a mask function of the same name transformers makes no mask, and does not say so
 ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)

@@ -1,6 +1,6 @@
 """A frozen Hugging Face model that takes a prefix in the attention of every layer.
 
-Masks, positions and lengths of the text never see the prefix.
+The prefix changes neither the mask nor the positions nor the length of the text.
 
 Axes: B batch, T text tokens, L layers, H hidden size, P shared prefix tokens, K prefix tokens of
 each sample.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import Prefix, Reading
+from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.blocks import Blocks, find_blocks
 from rarec.backbone.layers import discover, layer_prefix, state_sizes, without_cache
 from rarec.backbone.lora import add_lora
@@ -31,15 +31,16 @@ class Backbone:
     """A frozen language model with a prefix in each layer.
 
     Args:
-        model: Any transformers model that uses its attention interface. It is changed in place:
-            frozen, in evaluation mode, attention set to that of rarec.
-        pooling: `mean`, `first` or `last` token; by default `last` for causal models, else `mean`.
-        name: By which it is loaded again; by default the model's own.
-        revision: The same.
-        quantization: The same.
+        model: Any model that uses the attention interface of transformers. It is changed in place:
+            its weights are frozen, it is in evaluation mode, and it uses the attention of rarec.
+        pooling: `mean`, `first` or `last` token. The default is `last` for causal models and `mean`
+            for all others.
+        name: Name to load the model by; the name that transformers knows by default.
+        revision: Revision of that name on the Hugging Face hub.
+        quantization: `8bit` or `4bit` if the weights are quantized, else None.
 
     Raises:
-        ValueError: If the model does not call the attention interface, or pooling is unknown.
+        ValueError: If the model does not call the attention interface, or if pooling is unknown.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Backbone:
         self.revision = revision
         self.quantization = quantization
         self.hidden_size = int(model.config.hidden_size)
-        self._begins_at: dict[int, bool] = {}
+        self._runs_from: dict[int, bool] = {}
 
     @property
     def n_layers(self) -> int:
@@ -70,7 +71,7 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     @property
@@ -79,58 +80,67 @@ class Backbone:
         return self.model.dtype
 
     def checkpoint_layers(self) -> None:
-        """Keep the states between layers alone for the backward, and compute the others again.
+        """Switch gradient checkpointing on, which saves memory and takes more time.
 
-        Less memory for more time. Dropout stays off.
+        Only the states between layers are kept for the backward; the states inside a layer are
+        computed again. Dropout stays off.
 
         Raises:
-            ValueError: If the model has no gradient checkpointing, or layers that share a module.
+            ValueError: If the model has no gradient checkpointing, or if layers share a module.
         """
         name = type(self.model).__name__
         if len({id(layer.module) for layer in self.layers}) < self.n_layers:
-            raise ValueError(f"{name} has layers that share a module: no gradient checkpointing")
+            raise ValueError(
+                f"expected layers with separate modules for gradient checkpointing, got {name}, "
+                "whose layers share one"
+            )
         if not self.model.supports_gradient_checkpointing:
-            raise ValueError(f"{name} has no gradient checkpointing")
-        # the name it has in newer versions of transformers, and that of the others
+            raise ValueError(
+                f"expected a model that supports gradient checkpointing, got {name}, which does not"
+            )
+        # newer versions of transformers have the first name, older ones the second
         enable = getattr(self.model, "activation_checkpointing_enable", None)
         (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
-        # embeddings would ask for a gradient, and the backward go below the lowest prefix for it
+        # else the embeddings get a gradient, and the backward runs below the lowest prefix for it
         self.model.disable_input_require_grads()
         for module in self.model.modules():
             if hasattr(module, "gradient_checkpointing"):
-                # transformers does it in training alone, where these modules would drop states
+                # transformers checkpoints only in training mode, in which dropout would be on
                 for option, value in vars(module).items():
                     if "drop" in option and isinstance(value, float):
                         setattr(module, option, 0.0)
-                # not `train()`, which is for all modules inside
+                # not `train()`, which would also change all modules inside
                 module.training = True
 
     @cached_property
     def state_sizes(self) -> Tensor:
-        """`[L]` float32: root mean square of what each layer's attention reads."""
+        """`[L]` float32: root mean square of the states that each layer's attention reads."""
         return state_sizes(self.model, self.layers)
 
     def train_weights(
         self, kind: str, *, rank: int = 8, alpha: int = 16, seed: int = 0
     ) -> dict[str, nn.Parameter]:
-        """Return weights of the model that are trained from now on, by name.
+        """Return the weights of the model that will be trained, by name.
 
         Args:
-            kind: `lora`, matrices of low rank put beside those of the attention; `full`, all.
-            rank: Of these matrices.
-            alpha: Their product counts `alpha / rank` times.
-            seed: Of their start values.
+            kind: `lora` adds trainable matrices of low rank to the attention; `full` trains all
+                weights.
+            rank: Rank of the LoRA matrices.
+            alpha: The product of the LoRA matrices is multiplied by `alpha / rank`.
+            seed: Seed of the initial values of the LoRA matrices.
 
         Raises:
-            ValueError: If weights of the model are trained already or in few bits, or `peft` is
-                missing.
+            ValueError: If weights of the model are trained already, if they are quantized, or if
+                `peft` is not installed.
         """
         if self.quantization is not None:
-            raise ValueError(f"expected weights as they are to train some, got {self.quantization}")
+            raise ValueError(
+                f"expected weights that are not quantized to train them, got {self.quantization}"
+            )
         if any(weight.requires_grad for weight in self.model.parameters()):
             raise ValueError(
-                f"expected a language model whose weights nobody trains, got {self.name} with "
-                "trained ones: load it again"
+                f"expected a language model whose weights are all frozen, got {self.name} with "
+                "weights that are trained already: load it again"
             )
         if kind == "lora":
             modules = [layer.module for layer in self.layers]
@@ -141,12 +151,12 @@ class Backbone:
 
     @cached_property
     def packing(self) -> Packing | None:
-        """How the model reads texts without padding; None if they have to be padded."""
+        """The arguments for packed texts; None if the model needs padded texts."""
         return find_packing(self.model, self.layers)
 
     @cached_property
     def blocks(self) -> Blocks | None:
-        """The blocks around the attention layers; None if there is no list of them."""
+        """The blocks around the attention layers; None if the model has no list of them."""
         return find_blocks(self.model, self.layers)
 
     def last_hidden_states(
@@ -160,33 +170,36 @@ class Backbone:
         prefixes: Sequence[Prefix] | None = None,
         lower: Tensor | None = None,
     ) -> Tensor:
-        """Return `[B, T, H]`: the last hidden states of texts read with a prefix in each layer.
+        """Return `[B, T, H]`: the last hidden states of texts that are read with prefixes.
 
-        Padding may stand on either side. Where the model allows it is dropped before the first
-        layer, and its states are zero; else rotary models read a text as if it stood alone, and
-        models with learned positions read left padding as they do without rarec, each padding
-        token taking a position.
+        Padding may be on either side. If the model can read packed texts, padding is dropped before
+        the first layer and its states are zero. All other models get padded texts: with rotary
+        positions a text reads as it would alone; with learned positions each token of left padding
+        takes a position, as it does without rarec.
 
         Args:
-            input_ids: `[B, T]` int64, or `[B, T, H]` token embeddings.
-            attention_mask: `[B, T]` 1 for text, 0 for padding.
-            shared: `[L, P, H]` prefix of the whole batch; with fewer layers, of the top ones.
-            own: `[L, B, K, H]` prefix of each sample; it stands after the shared one.
-            before: `[B, S, H]` vectors that stand before the text as token embeddings do, taking
-                the first positions, instead of or beside prefixes.
-            prefixes: In place of both, what `prepare` gives for the batch.
-            lower: `[B, T, H]` what `lower_states` gave for the texts below the lowest prefix:
-                layers below are not run again. What it has in the padding is not read.
+            input_ids: `[B, T]` int64 token numbers, or `[B, T, H]` token embeddings.
+            attention_mask: `[B, T]`, 1 for text and 0 for padding.
+            shared: `[L, P, H]` prefix of the whole batch. With fewer than L layers it is the prefix
+                of the top layers.
+            own: `[L, B, K, H]` prefix of each sample, which comes after the shared one.
+            before: `[B, S, H]` vectors in front of the text, in place of token embeddings. They
+                take the first positions, with or without prefixes.
+            prefixes: The prepared prefixes of the batch (see `prepare`), in place of `shared` and
+                `own`.
+            lower: `[B, T, H]` states of the texts that enter the lowest layer with a prefix, as
+                `lower_states` returns them. The layers below are then not run. Its values in the
+                padding are not used.
 
         Raises:
-            ValueError: If there are more prefixes than layers, or not as many of one kind as of the
-                other; if there is `lower` without them, or with vectors before the text.
+            ValueError: If there are more prefixes than layers, if `shared` and `own` have different
+                numbers of layers, or if `lower` is given without a prefix or with `before`.
         """
         if before is not None and before.shape[1]:
             if lower is not None:
-                raise ValueError("expected no lower states of texts that vectors stand before")
+                raise ValueError("expected no lower states together with vectors before the text")
             given = {"shared": shared, "own": own, "prefixes": prefixes}
-            return self._read_after(before, input_ids, attention_mask, given)
+            return self._with_vectors_before(before, input_ids, attention_mask, given)
         counts = {len(part) for part in (shared, own, prefixes) if part is not None}
         if len(counts) > 1 or any(count > self.n_layers for count in counts):
             raise ValueError(
@@ -194,12 +207,12 @@ class Backbone:
                 f"got {' and '.join(map(str, sorted(counts)))}"
             )
         if lower is not None and not counts:
-            raise ValueError("expected prefixes over the lower states, got none")
+            raise ValueError("expected prefixes above the lower states, got none")
         layout = Layout.of(attention_mask.bool(), self.packing)
         if prefixes is None:
             if own is not None and layout.order is not None:
                 own = own[:, layout.order]
-            prefixes = self._made(shared, own)
+            prefixes = self._layer_prefixes(shared, own)
         elif layout.order is not None:
             prefixes = [prefix.in_order(layout.order) for prefix in prefixes]
         keywords = self._keywords(layout, input_ids, attention_mask, prefixes)
@@ -209,15 +222,15 @@ class Backbone:
         lower = layout.to_model(lower)
         return layout.to_batch(self._blocks(below).last_states(below, lower, keywords))
 
-    def _read_after(
+    def _with_vectors_before(
         self,
         before: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
         prefixes: dict[str, Any],
     ) -> Tensor:
-        """Return `[B, T, H]`: the last hidden states of texts, other vectors in front of them."""
-        # text first, padding after it: nothing may stand between the vectors and the text
+        """Return `[B, T, H]`: the last hidden states of texts with vectors in front of them."""
+        # move padding behind the text: no padding may be between the vectors and the text
         order = attention_mask.argsort(dim=1, descending=True, stable=True)
         tokens = self.model.get_input_embeddings()(input_ids.gather(1, order))
         n_before = before.shape[1]
@@ -229,13 +242,13 @@ class Backbone:
         return states.gather(1, order.argsort(dim=1)[..., None].expand_as(states))
 
     def normed(self, prompts: Tensor) -> Tensor:
-        """Return prompts after the norm of what each layer's attention reads.
+        """Return prompts after the norm whose output each layer's attention reads.
 
         Args:
-            prompts: `[L, ..., H]`; with fewer layers, of the top ones.
+            prompts: `[L, ..., H]`. With fewer than L layers they belong to the top layers.
 
         Raises:
-            ValueError: If a layer's attention reads what no norm gave.
+            ValueError: If the attention of one of the layers does not read the output of a norm.
         """
         layers = self.layers[self.n_layers - len(prompts) :]
         norms = [layer.norm for layer in layers if layer.norm is not None]
@@ -255,13 +268,14 @@ class Backbone:
         *,
         n_vectors: int,
     ) -> PreparedPrefixes:
-        """Return what gives the prefixes of many batches, without gradients.
+        """Return the prepared prefixes for many batches, without gradients.
 
         Args:
-            shared: `[L, P, H]` prefix of all; with fewer layers, of the top ones.
-            projector: `[L, H, E]` of ID vectors; None without any.
-            projector_bias: `[L, H]`.
-            n_vectors: ID vectors that there will be.
+            shared: `[L, P, H]` prefix that all samples share. With fewer than L layers it is the
+                prefix of the top layers.
+            projector: `[L, H, E]` projectors of ID vectors; None if there are no ID vectors.
+            projector_bias: `[L, H]` biases of the projectors.
+            n_vectors: Number of ID vectors that will be projected.
         """
         layers = self.layers[self.n_layers - len(shared) :]
         shared = shared.to(self.dtype)
@@ -269,15 +283,17 @@ class Backbone:
 
     @torch.no_grad()
     def lower_states(self, input_ids: Tensor, attention_mask: Tensor, *, below: int) -> Tensor:
-        """Return `[B, T, H]`: states of text alone entering layer `below`, zero in the padding.
+        """Return `[B, T, H]`: states of the text alone that enter layer `below`.
+
+        The states of padding are zero.
 
         Args:
-            input_ids: `[B, T]` int64.
-            attention_mask: `[B, T]` 1 for text, 0 for padding.
-            below: Number of the layer, from 0; it and those above are not run.
+            input_ids: `[B, T]` int64 token numbers.
+            attention_mask: `[B, T]`, 1 for text and 0 for padding.
+            below: Number of the layer, from 0. That layer and those above are not run.
 
         Raises:
-            ValueError: If the model cannot be begun there: see `takes_lower_states`.
+            ValueError: If the model cannot be run from that layer on (see `takes_lower_states`).
         """
         present = attention_mask.bool()
         layout = Layout.of(present, self.packing)
@@ -286,27 +302,29 @@ class Backbone:
         return states.masked_fill(~present[..., None], 0.0)
 
     def takes_lower_states(self, below: int) -> bool:
-        """Return whether `last_hidden_states` can begin at a layer with the states entering it.
+        """Return whether `last_hidden_states` can run from a layer on, given the states below it.
 
-        The model is asked once for two texts both ways, padded and packed: the last states have to
-        be the same to the bit.
+        The model is tried once on two texts, padded and packed. The last states have to be equal
+        bit by bit to those of the whole model.
 
         Args:
             below: Number of the layer, from 0.
         """
-        if below not in self._begins_at:
-            self._begins_at[below] = 0 < below < self.n_layers and self._same_from(below)
-        return self._begins_at[below]
+        if below not in self._runs_from:
+            self._runs_from[below] = 0 < below < self.n_layers and self._same_from(below)
+        return self._runs_from[below]
 
     def _blocks(self, below: int) -> Blocks:
+        """Return the blocks, if the model can be run from layer `below` on."""
         blocks = self.blocks
         if blocks is None or not self.takes_lower_states(below):
             name = type(self.model).__name__
-            raise ValueError(f"expected a layer that {name} can be begun at, got {below}")
+            raise ValueError(f"expected a layer that {name} can be run from, got {below}")
         return blocks
 
     @torch.no_grad()
     def _same_from(self, below: int) -> bool:
+        """Return whether running from layer `below` on gives the states of the whole model."""
         if self.blocks is None:
             return False
         input_ids, mask = short_texts(self.model)
@@ -320,7 +338,8 @@ class Backbone:
             lower = layout.to_model(lower * mask[..., None])
             try:
                 states = self.blocks.last_states(below, lower, keywords)
-            except Exception:  # whatever a model does that wants more of its blocks than states
+            # a model that needs more from its blocks than states may raise any exception
+            except Exception:
                 return False
             if not torch.equal(layout.to_batch(states)[mask.bool()], expected[mask.bool()]):
                 return False
@@ -328,11 +347,13 @@ class Backbone:
 
     @torch.no_grad()
     def text_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return `[B, L, H]`: pooled states entering each layer, text alone (`g` of the paper).
+        """Return `[B, L, H]`: pooled states of the text alone that enter each layer.
+
+        These are `g` in the paper.
 
         Args:
-            input_ids: `[B, T]` int64.
-            attention_mask: `[B, T]` 1 for text, 0 for padding.
+            input_ids: `[B, T]` int64 token numbers.
+            attention_mask: `[B, T]`, 1 for text and 0 for padding.
         """
         layout = Layout.of(attention_mask.bool(), self.packing)
         keywords = self._keywords(layout, input_ids, attention_mask)
@@ -347,22 +368,22 @@ class Backbone:
         attention_mask: Tensor,
         prefixes: Sequence[Prefix] = (),
     ) -> dict[str, Any]:
-        """Return the arguments of the model's forward for texts and prefixes of the top layers."""
+        """Return the arguments of the model for texts, and for prefixes of its top layers."""
         keywords: dict[str, Any] = without_cache(self.model)
         keywords |= layout.arguments(input_ids, attention_mask)
         if layout.order is None and any(layer.rotation is not None for layer in self.layers):
-            # a prefix stands at 0: counting left padding would move the text away from it
+            # the prefix is at position 0: counting left padding would move the text away from it
             keywords["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
         by_module: dict[int, list[Prefix | None]] = {}
         first = self.n_layers - len(prefixes)
         for number, layer in enumerate(self.layers if prefixes else ()):
             prefix = None if number < first else prefixes[number - first]
             by_module.setdefault(id(layer.module), []).append(prefix)
-        keywords["rarec"] = Reading(by_module, layout.packed)
+        keywords["rarec"] = AttentionContext(by_module, layout.packed)
         return keywords
 
-    def _made(self, shared: Tensor | None, own: Tensor | None) -> list[Prefix]:
-        """Return the prefixes of the top layers, empty without any."""
+    def _layer_prefixes(self, shared: Tensor | None, own: Tensor | None) -> list[Prefix]:
+        """Return the prefixes of the top layers; empty if there are none."""
         shared = None if shared is None or shared.shape[1] == 0 else shared.to(self.dtype)
         own = None if own is None or own.shape[2] == 0 else own.to(self.dtype)
         given = own if shared is None else shared
@@ -378,11 +399,11 @@ class Backbone:
         ]
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return `[B, H]`: the mean, first or last real token of each text.
+        """Return `[B, H]`: the mean, or the first or last token, of each text without padding.
 
         Args:
-            states: `[B, T, H]`.
-            attention_mask: `[B, T]` 1 for text, 0 for padding (on either side).
+            states: `[B, T, H]` states of the tokens.
+            attention_mask: `[B, T]`, 1 for text and 0 for padding, which may be on either side.
         """
         if self.pooling == "mean":
             weight = attention_mask[..., None].to(states.dtype)

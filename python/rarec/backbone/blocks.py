@@ -1,8 +1,9 @@
-"""The blocks of a model, and forwards that end below one of them or begin there.
+"""The blocks of a model, and forward passes that stop before a block or begin with one.
 
-What enters a block of a frozen model never changes for a text as long as no prefix stands below, so
-it can be kept. No architecture is known here: blocks are found by the attention modules in them,
-and whether a model can be begun amid its blocks is for its caller to find out, by trying.
+For a frozen model the states of a text that enter a block never change, as long as no block below
+has a prefix. So they can be computed once and stored. This module knows no architecture: it finds
+the blocks by the attention modules inside them. Whether a model can be run from a block on is found
+out by trying, in `Backbone.takes_lower_states`.
 
 Axes: B batch, T text tokens, H hidden size.
 """
@@ -22,17 +23,18 @@ from rarec.backbone.layers import Layer, without_cache
 
 
 class Reached(Exception):  # noqa: N818 (control flow, not an error)
-    """Ends a forward at the block whose states were asked for."""
+    """Stops a forward pass at the block whose input states are wanted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The blocks of a model from the lowest to the highest, each with one attention layer.
+    """The blocks of a model, from the lowest to the highest, each with one attention layer.
 
     Attributes:
         model: The model.
-        modules: Its blocks.
-        sizes: Length of the tuple that each returns; None for states alone.
+        modules: The blocks.
+        sizes: For each block, the length of the tuple that it returns; None if it returns only its
+            states.
     """
 
     model: PreTrainedModel
@@ -41,14 +43,14 @@ class Blocks:
 
     @torch.no_grad()
     def states_entering(self, number: int, keywords: dict[str, Any]) -> Tensor:
-        """Return the states entering block `number`; nothing above is computed.
+        """Return the states that enter block `number`; that block and those above are not run.
 
         Args:
-            number: Of the block, from 0.
-            keywords: Of the model's forward.
+            number: Number of the block, from 0.
+            keywords: Arguments of the model.
 
         Raises:
-            RuntimeError: If the model does not call the block with states.
+            RuntimeError: If the model never calls the block.
         """
         reached: list[Tensor] = []
 
@@ -63,25 +65,27 @@ class Blocks:
         finally:
             hook.remove()
         if not reached:
-            raise RuntimeError(f"{type(self.model).__name__} never calls its block {number}")
+            raise RuntimeError(
+                f"expected {type(self.model).__name__} to call its block {number}, got no call"
+            )
         return reached[0]
 
     def last_states(self, number: int, states: Tensor, keywords: dict[str, Any]) -> Tensor:
-        """Return the last hidden states of a forward in which block `number` is the first to run.
+        """Return the last hidden states of a forward pass that begins with block `number`.
 
         Args:
-            number: Of the block, from 0.
-            states: Entering it, as `states_entering` gave them.
-            keywords: Of the model's forward.
+            number: Number of the block, from 0.
+            states: States that enter it, as `states_entering` returns them.
+            keywords: Arguments of the model.
         """
         with self._replaced_below(number, states):
             return self.model(**keywords).last_hidden_state
 
     @contextmanager
     def _replaced_below(self, number: int, states: Tensor) -> Iterator[None]:
-        """Let the blocks below `number` give the states for a while, in the form of their own."""
+        """Make the blocks below `number` return the given states, in the usual form."""
         below = self.modules[:number]
-        # what stands in the instance is not lost: others replace a module's forward too
+        # other libraries replace a module's forward too, so what was there is put back afterwards
         before = [vars(module).get("forward") for module in below]
         try:
             for module, size in zip(below, self.sizes, strict=False):
@@ -98,7 +102,7 @@ class Blocks:
 
 @torch.no_grad()
 def find_blocks(model: PreTrainedModel, layers: list[Layer]) -> Blocks | None:
-    """Return the blocks of a model; None without a list that has one for each attention layer.
+    """Return the blocks of a model; None if no list of modules has one for each attention layer.
 
     Args:
         model: The model.
@@ -123,7 +127,7 @@ def find_blocks(model: PreTrainedModel, layers: list[Layer]) -> Blocks | None:
 
 
 def _one_each(part: nn.Module, layers: list[Layer]) -> tuple[nn.Module, ...] | None:
-    """Return the modules of a list if each has one of the layers inside, in order."""
+    """Return the modules of a list if each contains exactly one layer, in order; else None."""
     if not isinstance(part, nn.ModuleList) or len(part) != len(layers):
         return None
     for block, layer in zip(part, layers, strict=True):

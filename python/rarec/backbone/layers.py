@@ -1,7 +1,7 @@
-"""The attention layers of a model: which they are, and the keys and values they make of a prefix.
+"""The attention layers of a model: how they are found, and their keys and values of a prefix.
 
-Prefix keys and values come out of each layer's own attention module, so its weights, biases, norms
-and rotation apply.
+The attention module of each layer computes the keys and values of its prefix, so the weights,
+biases, norms and rotation of that layer apply to the prefix too.
 
 Axes: B batch, H hidden size, P shared prefix tokens, K prefix tokens of each sample, h_kv key
 heads, D head dimension.
@@ -19,20 +19,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import ATTENTION_NAME, Capture, Captured, Prefix, Reading
+from rarec.backbone.attention import ATTENTION_NAME, AttentionContext, Capture, Captured, Prefix
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention module, and what it is called with.
+    """An attention module, and what is needed to call it.
 
     Attributes:
         module: The attention module.
-        rotation: cos and sin of position 0, `[1, 1, D]` each; None without rotation.
-        empty: Arguments that it wants and that are None here.
-        window: Text tokens that a query sees, as the module says it; None for all.
-        norm: The norm whose output it reads: that of the layer, or where norms come last, of the
-            layer before (or the embeddings). None where it reads something else.
+        rotation: Cosine and sine of position 0, `[1, 1, D]` each; None without rotary positions.
+        empty: Names of required arguments that are None in a call with a prefix.
+        window: Window of the attention in tokens, as the module passes it; None if a query sees the
+            whole text.
+        norm: The norm whose output the module reads. It belongs to the layer itself or, in models
+            with norms at the end of a layer, to the layer before or to the embeddings. None if the
+            module does not read the output of a norm.
     """
 
     module: nn.Module
@@ -43,13 +45,13 @@ class Layer:
 
 
 def discover(model: PreTrainedModel) -> list[Layer]:
-    """Return the attention layers in the order of their calls, by watching one small forward.
+    """Return the attention layers in the order of their calls, found by one small forward pass.
 
-    A module that several layers share is there once for each.
+    A module that several layers share is listed once for each of them.
 
     Raises:
         ValueError: If the model does not call the attention interface of transformers, or does not
-            hand keywords down to it.
+            pass keywords on to it.
     """
     name = type(model).__name__
     try:
@@ -59,7 +61,7 @@ def discover(model: PreTrainedModel) -> list[Layer]:
     capture = Capture(stop=False)
     rotations: dict[int, tuple[Tensor, Tensor] | None] = {}
     norms: dict[int, list[nn.Module | None]] = {}
-    # kept with their makers until the end: the number of a tensor that is gone is used again
+    # keeps the tensors: Python gives the `id` of a deleted tensor to a new one
     made: dict[int, tuple[Tensor, nn.Module]] = {}
 
     def remember(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -68,7 +70,7 @@ def discover(model: PreTrainedModel) -> list[Layer]:
         norms.setdefault(id(module), []).append(maker)
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        # dropout hands on what it was given
+        # in evaluation mode dropout returns its input itself, so the norm before it is still found
         if "norm" in type(module).__name__.lower() and isinstance(output, Tensor):
             made.setdefault(id(output), (output, module))
 
@@ -85,7 +87,7 @@ def discover(model: PreTrainedModel) -> list[Layer]:
             )
     except TypeError as error:
         raise ValueError(
-            f"{name} does not hand keywords down to its attention, so it cannot take a prefix "
+            f"{name} does not pass keywords on to its attention, so it cannot take a prefix "
             f"({error})"
         ) from error
     finally:
@@ -106,9 +108,9 @@ def discover(model: PreTrainedModel) -> list[Layer]:
 
 
 def state_sizes(model: PreTrainedModel, layers: Sequence[Layer]) -> Tensor:
-    """Return `[L]` float32: root mean square of what each layer's attention reads.
+    """Return `[L]` float32: root mean square of the states that each layer's attention reads.
 
-    Of a text of 32 tokens from all over the vocabulary.
+    They are measured on one text of 32 tokens, taken evenly from the vocabulary.
     """
     sizes: list[Tensor] = []
 
@@ -123,7 +125,7 @@ def state_sizes(model: PreTrainedModel, layers: Sequence[Layer]) -> Tensor:
     tokens = torch.linspace(0, n_tokens - 1, 32, device=model.device).long()[None]
     try:
         with torch.no_grad():
-            model(input_ids=tokens, rarec=Reading({}), **without_cache(model))
+            model(input_ids=tokens, rarec=AttentionContext({}), **without_cache(model))
     finally:
         for hook in hooks:
             hook.remove()
@@ -131,17 +133,18 @@ def state_sizes(model: PreTrainedModel, layers: Sequence[Layer]) -> Tensor:
 
 
 def _states(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
-    """Return the states that a module is called with; None if it is called with something else."""
+    """Return the states in the arguments of a module; None if there are none."""
     return arguments[0] if arguments else keywords.get("hidden_states")
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Return the keyword that keeps a model from caching keys, if it has one."""
+    """Return the keyword that turns the cache of keys off; empty if the model has no cache."""
     accepted = inspect.signature(model.forward).parameters
     return {"use_cache": False} if "use_cache" in accepted else {}
 
 
 def _rotation_at_zero(embeddings: Any) -> tuple[Tensor, Tensor] | None:
+    """Return cosine and sine of position 0; None without rotary positions."""
     if embeddings is None:
         return None
     cosine, sine = embeddings
@@ -149,12 +152,12 @@ def _rotation_at_zero(embeddings: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def layer_prefix(layer: Layer, shared: Tensor | None, own: Tensor | None) -> Prefix:
-    """Return the prefix of one layer; both parts go through the layer's projections at once.
+    """Return the prefix of one layer; one call of its module projects both parts.
 
     Args:
         layer: The layer.
-        shared: `[P, H]` prefix of the whole batch, or None.
-        own: `[B, K, H]` prefix of each sample, or None.
+        shared: `[P, H]` states of the prefix that the batch shares, or None.
+        own: `[B, K, H]` states of the prefix of each sample, or None.
     """
     rows = [part.flatten(0, -2) for part in (shared, own) if part is not None]
     key, value = keys_values(layer, torch.cat(rows)[None])
@@ -172,11 +175,16 @@ def layer_prefix(layer: Layer, shared: Tensor | None, own: Tensor | None) -> Pre
 
 
 def keys_values(layer: Layer, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `[b, h_kv, S, D]` twice: what the layer's own module makes of `[b, S, H]`."""
+    """Return the keys and values `[b, h_kv, S, D]` of states, computed by the layer's module.
+
+    Args:
+        layer: The layer.
+        states: `[b, S, H]` states of prefix tokens.
+    """
     keywords: dict[str, Any] = dict.fromkeys(layer.empty)
     if layer.rotation is not None:
         batch, length, _ = states.shape
-        # every prefix token stands at position 0: the prefix is a set, the text keeps 0..T-1
+        # every prefix token is at position 0: the prefix has no order, and the text keeps 0..T-1
         keywords["position_embeddings"] = tuple(
             part.to(states).expand(batch, length, -1) for part in layer.rotation
         )

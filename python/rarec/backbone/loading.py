@@ -1,4 +1,4 @@
-"""Language models by name: from safetensors or GGUF, with weights as they are or in fewer bits."""
+"""Loading of language models by name: from safetensors or GGUF, with or without quantization."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from rarec.backbone.quantization import (
 )
 from rarec.backbone.versions import older_than
 
-# earlier ones make another tokenizer of a GGUF file, which puts a token before each text
+# older versions make a different tokenizer from a GGUF file: it adds a token before each text
 _GGUF_TRANSFORMERS = "5.6"
 
 _POOLING_FILE = "1_Pooling/config.json"
-#: Poolings by their names in sentence-transformers.
+#: Poolings of rarec by the names that sentence-transformers uses.
 _POOLINGS = {
     "mean": "mean",
     "mean_tokens": "mean",
@@ -40,14 +40,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Which language model, and how its weights are held.
+    """The name of a language model, and how to load it.
 
     Attributes:
-        name: See `load_backbone`.
-        revision: The same.
-        pooling: The same.
-        quantization: The same.
-        dtype: `float32`, `bfloat16` or `float16`.
+        name: Folder, GGUF file, asset name or hub name of the model (see `load_backbone`).
+        revision: Hub revision of the model.
+        pooling: Pooling of the token states (see `load_backbone`).
+        quantization: `8bit`, `4bit` or None.
+        dtype: Dtype of the weights: `float32`, `bfloat16` or `float16`.
     """
 
     name: str
@@ -66,7 +66,7 @@ class LanguageModel:
             raise ValueError(f"expected dtype to be one of {list(DTYPES)}, got {self.dtype!r}")
 
     def load(self) -> tuple[Backbone, PreTrainedTokenizerBase]:
-        """Return the model as a backbone, and its tokenizer, as `load_backbone` does."""
+        """Return the model as a backbone, and its tokenizer (see `load_backbone`)."""
         return load_backbone(
             self.name,
             revision=self.revision,
@@ -88,17 +88,18 @@ def load_backbone(
     """Return the named model as a backbone, and its tokenizer.
 
     Args:
-        name: A folder, a GGUF file, a name of `rarec.assets`, or a name on the Hugging Face hub.
-        revision: Of the hub.
-        dtype: Of the weights; by default float32.
-        device: Where to put it; by default a GPU if there is one.
-        pooling: See `Backbone`; by default what `1_Pooling/config.json` of sentence-transformers
-            says, if the model comes with it.
-        quantization: `8bit` or `4bit` weights in linear layers; by default as they are.
+        name: Folder, GGUF file, name in `rarec.assets`, or name on the Hugging Face hub.
+        revision: Hub revision of the language model.
+        dtype: Dtype of the weights; float32 by default.
+        device: Device of the model; by default a GPU if there is one.
+        pooling: Pooling of the token states (see `Backbone`). The default is the pooling in
+            `1_Pooling/config.json`, a file of sentence-transformers, if the model has that file.
+        quantization: `8bit` or `4bit` for the weights of linear layers; by default they are not
+            quantized.
 
     Raises:
-        ValueError: If no model of that name can be had; the message says what was tried. If a
-            package is missing that it needs, or its pooling is none that is known.
+        ValueError: If no model of that name is found; the message says what was tried. Also if a
+            package that it needs is not installed, or if its pooling is unknown.
     """
     check_quantization(quantization)
     path = Path(assets.fetch(name) if name in assets.names() else name)
@@ -125,7 +126,7 @@ def load_backbone(
         cause = str(error).strip().splitlines()[0]
         raise ValueError(
             f"no language model {name!r}: expected a folder with config.json or a .gguf file, one "
-            f"of {assets.names()}, or a model of the Hugging Face hub ({cause})"
+            f"of {assets.names()}, or a model on the Hugging Face hub ({cause})"
         ) from error
     if quantization is None:
         model = model.to(device)
@@ -146,10 +147,11 @@ def load_backbone(
 
 
 def _gguf_file(path: Path) -> Path | None:
-    """Return the GGUF file that a path is or holds; None if there are other weights, or none.
+    """Return the GGUF file at a path or in a folder; None if the weights have another format.
 
     Raises:
-        ValueError: If there are several, or what reads them is missing or too old.
+        ValueError: If a folder has several GGUF files, or if a package that reads them is missing
+            or too old.
     """
     if path.suffix == ".gguf" and path.is_file():
         files = [path]
@@ -160,7 +162,7 @@ def _gguf_file(path: Path) -> Path | None:
     if len(files) > 1:
         raise ValueError(
             f"expected one .gguf file in {path}, got {', '.join(file.name for file in files)}: "
-            "name the file"
+            "give the path of the file"
         )
     if files and (not is_gguf_available() or older_than(_GGUF_TRANSFORMERS)):
         raise ValueError(
@@ -171,18 +173,18 @@ def _gguf_file(path: Path) -> Path | None:
 
 
 def _dequantized(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options that unpack the blocks of a GGUF file."""
+    """Return loading options that unpack the quantized blocks of a GGUF file."""
     if not hasattr(transformers, "GgufConfig"):
         return options
-    # else newer versions compute in the blocks, without gradients, wherever they have a kernel
+    # else newer versions compute with the quantized blocks, and those kernels have no gradients
     return {**options, "quantization_config": transformers.GgufConfig(dequantize=True)}
 
 
 def _pooling_beside(source: str, revision: str | None) -> str | None:
-    """Return the pooling that sentence-transformers keeps beside a model; None without.
+    """Return the pooling in a model's file of sentence-transformers; None if there is no file.
 
     Raises:
-        ValueError: If it is none of those here.
+        ValueError: If rarec does not have that pooling.
     """
     file = cached_file(
         source,
@@ -195,7 +197,7 @@ def _pooling_beside(source: str, revision: str | None) -> str | None:
     if file is None:
         return None
     config = json.loads(Path(file).read_text(encoding="utf-8"))
-    # newer files have a name, older ones a switch for each
+    # newer files hold the name of the pooling, older ones a boolean for each pooling
     modes = config.get("pooling_mode") or [
         key.removeprefix("pooling_mode_")
         for key, on in config.items()
@@ -204,7 +206,7 @@ def _pooling_beside(source: str, revision: str | None) -> str | None:
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in _POOLINGS:
         raise ValueError(
-            f"{file}: expected one pooling of mean, cls and lasttoken, got {modes}: say which to "
-            "take by pooling="
+            f"{file}: expected one pooling of mean, cls and lasttoken, got {modes}: choose "
+            "one with the argument pooling"
         )
     return _POOLINGS[modes[0]]

@@ -1,6 +1,6 @@
-"""Trained matrices of low rank beside the weights of a model's attention.
+"""LoRA: trained matrices of low rank beside the weights of a model's attention.
 
-Hu et al. 2021 (arXiv:2106.09685), through `peft`.
+Hu et al. 2021 (arXiv:2106.09685), with the package `peft`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 
 def require_peft() -> None:
-    """Do nothing, if `peft` is installed.
+    """Raise ValueError unless `peft` is installed.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If `peft` is not installed.
     """
     if find_spec("peft") is None:
         raise ValueError("LoRA needs peft: pip install 'rarec[lora]'")
@@ -32,22 +32,22 @@ def add_lora(
     alpha: int,
     seed: int,
 ) -> None:
-    """Put a product of two matrices beside each linear layer inside some modules, in place.
+    """Add the product of two matrices to each linear layer inside the attention modules, in place.
 
-    At the start it is zero, so the model stays what it was.
+    The product is initialised to zero, so the output of the model does not change.
 
     Args:
-        model: The model; of its weights the new ones alone ask for gradients.
-        modules: Its attention modules.
-        rank: Of the product.
-        alpha: The product counts `alpha / rank` times.
-        seed: Of the start values.
+        model: The model. Afterwards only the new weights require gradients.
+        modules: The attention modules of the model.
+        rank: Rank of the product.
+        alpha: The product is multiplied by `alpha / rank`.
+        seed: Seed of the initial values of the matrices.
 
     Raises:
-        ValueError: If `peft` is missing.
+        ValueError: If `peft` is not installed.
     """
     require_peft()
-    # imported here: an extra
+    # imported here: peft is an optional dependency
     from peft import LoraConfig, inject_adapter_in_model
 
     inside = {id(part) for module in modules for part in module.modules()}

@@ -1,9 +1,9 @@
-"""Prefixes of many batches: what all of them share is computed once.
+"""Prepared prefixes: what many batches have in common is computed once.
 
-A layer's keys and values of the shared prefix are the same in every batch. Where they are affine in
-what the layer's attention reads, the projector of ID vectors goes into them too: keys and values
-come of the vectors at once, and the hidden size is passed over. Whether they are is found out by
-asking the layer's own module.
+The keys and values of the shared prefix are the same in every batch. If the keys and values of a
+layer are an affine function of the states that its attention reads, the projector of ID vectors is
+folded into that function: then one small product gives keys and values directly from ID vectors.
+Whether a layer is affine is found out by calling its attention module.
 
 Axes: B batch, L layers with a prefix, H hidden size, P shared prefix tokens, K ID vectors of each
 sample, E width of the ID vectors, h_kv key heads, D head dimension.
@@ -21,38 +21,39 @@ from torch import Tensor
 from rarec.backbone.attention import Prefix
 from rarec.backbone.layers import Layer, keys_values, layer_prefix
 
-#: Vectors that show whether keys and values are affine, and their sizes: some far from usual, where
-#: a module that clamps shows itself.
+#: Sizes of the random vectors that test whether keys and values are affine. Some are unusually
+#: large, to detect a module that clamps its output.
 _SIZES = (1.0, 1.0, 1.0, 1.0, 16.0, 16.0)
-#: Largest difference in float64, relative to the largest number.
+#: Largest allowed difference in float64, relative to the largest number.
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """Keys or values of ID vectors.
+    """The affine function from ID vectors to keys, or to values.
 
     Attributes:
-        weight: `[h_kv, E, D]`.
-        bias: `[h_kv, 1, D]`.
+        weight: `[h_kv, E, D]` matrix of each key head.
+        bias: `[h_kv, 1, D]` bias of each key head.
     """
 
     weight: Tensor
     bias: Tensor
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return `[B, h_kv, K, D]` of `[B, K, E]`."""
+        """Return keys or values `[B, h_kv, K, D]` of ID vectors `[B, K, E]`."""
         return torch.einsum("bke,hed->bhkd", vectors, self.weight) + self.bias
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedLayer:
-    """One layer's prefix.
+    """The prepared prefix of one layer.
 
     Attributes:
         layer: The layer.
-        shared: Its keys and values of the shared prefix, of no tokens if there is none.
-        folded: What gives keys and values of ID vectors; None if their projection does.
+        shared: Keys and values of the shared prefix, which may have no tokens.
+        folded: The functions from ID vectors to keys and to values; None if ID vectors are
+            projected and passed through the layer's module.
     """
 
     layer: Layer
@@ -62,12 +63,12 @@ class PreparedLayer:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPrefixes:
-    """The prefixes of the top layers for any batch.
+    """The prepared prefixes of the top layers, for any batch.
 
     Attributes:
-        layers: The layers.
-        projector: `[L, H, E]`; None if there are no ID vectors.
-        projector_bias: `[L, H]`.
+        layers: The prepared prefix of each layer.
+        projector: `[L, H, E]` projectors of ID vectors; None if there are no ID vectors.
+        projector_bias: `[L, H]` biases of the projectors.
     """
 
     layers: tuple[PreparedLayer, ...]
@@ -75,10 +76,10 @@ class PreparedPrefixes:
     projector_bias: Tensor | None
 
     def of(self, vectors: Tensor | None) -> list[Prefix]:
-        """Return the prefix of each layer.
+        """Return the prefix of each layer for a batch.
 
         Args:
-            vectors: `[B, K, E]` ID vectors, or None for the shared prefix alone.
+            vectors: `[B, K, E]` ID vectors of the batch; None for the shared prefix alone.
         """
         if vectors is None or self.projector is None or self.projector_bias is None:
             return [part.shared for part in self.layers]
@@ -104,18 +105,18 @@ def prepare(
     *,
     n_vectors: int,
 ) -> PreparedPrefixes:
-    """Return the prefixes of layers, the projectors folded into them where that is less work.
+    """Return the prepared prefixes; projectors are folded into them where that is less work.
 
     Args:
-        layers: L layers.
-        shared: `[L, P, H]` shared prefix, in the model's dtype.
-        projector: `[L, H, E]`; None without ID vectors.
-        projector_bias: `[L, H]`.
-        n_vectors: ID vectors that there will be.
+        layers: The L layers that have a prefix.
+        shared: `[L, P, H]` shared prefix, in the dtype of the model.
+        projector: `[L, H, E]` projectors of ID vectors; None if there are no ID vectors.
+        projector_bias: `[L, H]` biases of the projectors.
+        n_vectors: Number of ID vectors that will be projected.
     """
     prepared = []
     for number, (layer, prefix) in enumerate(zip(layers, shared, strict=True)):
-        # a module is asked for one token at least
+        # a module is called with at least one token
         states = prefix if len(prefix) else prefix.new_zeros(1, prefix.shape[1])
         key, value = (part[:, :, : len(prefix)] for part in keys_values(layer, states[None]))
         folded = None
@@ -128,12 +129,12 @@ def prepare(
 
 
 def _is_less_work(projector: Sequence[int], width: int, n_vectors: int) -> bool:
-    """Return whether folding spares multiplications, those of the folding itself counted.
+    """Return whether folding saves multiplications, including those of the folding itself.
 
     Args:
         projector: H and E.
-        width: Numbers of a token's keys and values.
-        n_vectors: ID vectors that there will be.
+        width: Number of elements of the keys and values of one token.
+        n_vectors: Number of ID vectors that will be projected.
     """
     hidden, vector = projector
     once = (1 + vector + len(_SIZES)) * hidden * width
@@ -141,9 +142,9 @@ def _is_less_work(projector: Sequence[int], width: int, n_vectors: int) -> bool:
 
 
 def _fold(layer: Layer, projector: Tensor, bias: Tensor) -> tuple[Affine, Affine] | None:
-    """Return what gives a layer's keys and values of ID vectors; None if they are not affine.
+    """Return the functions from ID vectors to keys and to values; None if one is not affine.
 
-    Keys and values come of one call of the module, so one of them alone would spare nothing.
+    Keys and values come from one call of the module, so folding only one of them saves nothing.
     """
     columns, offset = projector.double(), bias.double()
     generator = torch.Generator().manual_seed(0)
@@ -152,17 +153,18 @@ def _fold(layer: Layer, projector: Tensor, bias: Tensor) -> tuple[Affine, Affine
     vectors = (drawn * sizes).to(columns.device)
     rows = torch.cat([offset[None], offset + columns.T, vectors @ columns.T + offset])
     try:
-        # differences of keys with a large bias would lose digits in the model's own dtype
+        # float64: in the dtype of the model, differences of keys with a large bias lose digits
         exact = replace(layer, module=copy.deepcopy(layer.module).double())
         made = keys_values(exact, rows[None])
-    except Exception:  # whatever a quantised module, or a device without float64, does
+    # a quantized module, or a device without float64, may raise any exception
+    except Exception:
         return None
     folded = []
     for states in made:
         first, rest, expected = states[0].split([1, projector.shape[1], len(_SIZES)], dim=1)
         affine = Affine(rest - first, first)
         difference = (affine(vectors[None])[0] - expected).abs().max()
-        # not `>`: a nan is a difference too
+        # not `>`: nan has to count as a difference
         if not bool(difference <= _TOLERANCE * expected.abs().max()):
             return None
         folded.append(Affine(affine.weight.to(projector.dtype), affine.bias.to(projector.dtype)))

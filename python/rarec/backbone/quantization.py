@@ -1,8 +1,8 @@
-"""Weights of linear layers in 8 or 4 bits.
+"""Quantization: weights of linear layers in 8 or 4 bits.
 
-8 bits are int8 with a scale for each row of a matrix (torchao); 4 bits are NF4 with a scale for
-each 64 weights (bitsandbytes). Both leave activations as they are: a text does not depend on its
-batch, which with the 8 bits of bitsandbytes it does, and gradients reach the prefix.
+8 bits are int8 with one scale for each row of a matrix (torchao). 4 bits are NF4 with one scale for
+each 64 weights (bitsandbytes). Neither quantizes activations, so the states of a text do not depend
+on its batch, and gradients reach the prefix. (With the 8 bits of bitsandbytes they would depend.)
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
-#: What each kind needs installed.
+#: The package that each kind needs.
 _PACKAGES = {"8bit": "torchao", "4bit": "bitsandbytes"}
 QUANTIZATIONS = tuple(_PACKAGES)
 
 
 def check_quantization(kind: str | None) -> None:
-    """Do nothing, if weights can be loaded in this kind here.
+    """Raise ValueError unless weights can be quantized in this way on this machine.
 
     Args:
-        kind: `8bit`, `4bit`, or None for weights as they are.
+        kind: `8bit`, `4bit`, or None for no quantization.
 
     Raises:
         ValueError: If the kind is unknown, or its package is not installed.
@@ -41,26 +41,26 @@ def check_quantization(kind: str | None) -> None:
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> Any:
-    """Return what transformers is given to load weights in 8 or 4 bits.
+    """Return the quantization configuration for transformers.
 
     Args:
-        kind: One that `check_quantization` has let through.
-        dtype: That of the activations.
+        kind: A kind that `check_quantization` has accepted.
+        dtype: Dtype of the activations.
     """
     if kind == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
-    # imported here: an extra
+    # imported here: torchao is an optional dependency
     from torchao.quantization import Int8WeightOnlyConfig
 
-    # settings of the compiler are for its user to choose
+    # torchao must not change the global settings of the compiler
     return TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
 
 
 def quantized(model: PreTrainedModel, kind: str, device: str | torch.device) -> PreTrainedModel:
     """Return a copy of a model with its weights in 8 or 4 bits."""
-    # transformers quantizes what it loads, from memory too
+    # transformers quantizes while it loads, also from a state dict in memory
     return type(model).from_pretrained(
         None,
         config=model.config,
@@ -72,10 +72,11 @@ def quantized(model: PreTrainedModel, kind: str, device: str | torch.device) -> 
 
 
 def require_quantized(model: PreTrainedModel) -> None:
-    """Do nothing, if a model has weights in 8 or 4 bits.
+    """Raise ValueError unless a model has quantized weights.
 
     Raises:
-        ValueError: If it has none: transformers passes over layers that it does not know.
+        ValueError: If no weight is quantized, which happens because transformers skips layers that
+            it does not know.
     """
     if all(type(parameter) is nn.Parameter for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no linear layers that can be quantized")

@@ -1,8 +1,8 @@
-"""How a model is given a batch of texts: padded, or packed where it reads packed texts alike.
+"""The layout of a batch of texts: packed if the model can read packed texts, otherwise padded.
 
-A packed batch has no padding: all its tokens stand in one row, and every linear layer, norm and
-activation works on them alone. Whether a model's positions and masks allow that is found out once,
-by asking it for the same texts both ways.
+A packed batch has no padding: all its tokens are in one row, and linear layers, norms and
+activations do no work for padding. Whether the positions and masks of a model allow that is found
+out once, by running it on the same texts both ways.
 
 Axes: B batch, T text tokens, N tokens of all texts, H hidden size.
 """
@@ -18,33 +18,33 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rarec.backbone.attention import Reading
+from rarec.backbone.attention import AttentionContext
 from rarec.backbone.layers import Layer, without_cache
 from rarec.ops import Packed
 
-#: Largest difference between the two ways, relative to the largest number of the states.
+#: Largest allowed difference between the two ways, relative to the largest state.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How a model's packed texts are numbered.
+    """The position numbers and token types that a model needs for packed texts.
 
     Attributes:
-        first_position: Of the first token of a text.
-        token_types: Whether the model is told that all tokens are of type 0.
+        first_position: Position number of the first token of a text.
+        token_types: Whether the model gets token types, all of them 0.
     """
 
     first_position: int
     token_types: bool
 
     def arguments(self, input_ids: Tensor, packed: Packed) -> dict[str, Any]:
-        """Return the model's arguments for the tokens `[N]`, or embeddings `[N, H]`, of texts."""
+        """Return the model's arguments for packed tokens `[N]` or embeddings `[N, H]`."""
         position_ids = packed.positions[None] + self.first_position
         arguments: dict[str, Any] = {
             **text_argument(input_ids[None]),
             "position_ids": position_ids,
-            # taken for a mask that is ready made, and never read
+            # four axes: transformers passes such a mask on as it is, and rarec does not read it
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
         }
         if self.token_types:
@@ -53,20 +53,21 @@ class Packing:
 
 
 def text_argument(tokens: Tensor) -> dict[str, Tensor]:
-    """Return a model's argument for token numbers `[B, T]` or embeddings `[B, T, H]`."""
+    """Return the model's argument for token numbers `[B, T]` or embeddings `[B, T, H]`."""
     return {"inputs_embeds" if tokens.is_floating_point() else "input_ids": tokens}
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the tokens of a batch stand as the model is given them.
+    """The layout in which a model gets a batch of texts.
 
     Attributes:
         present: `[B, T]` bool, true for text.
-        packing: How packed texts are numbered; None if they are padded, as what follows.
-        order: `[B]` in which packed texts stand.
-        places: `[N]` in `[B * T]`, of packed tokens.
-        packed: Where each text stands.
+        packing: Positions and token types of packed texts. This and the fields below are None if
+            the texts are padded.
+        order: `[B]` order in which the texts are packed.
+        places: `[N]` place of each packed token in the flattened `[B * T]` batch.
+        packed: Offsets of the packed texts.
     """
 
     present: Tensor
@@ -77,15 +78,15 @@ class Layout:
 
     @classmethod
     def of(cls, present: Tensor, packing: Packing | None) -> Layout:
-        """Return how texts are laid out: packed if there is padding that the model can do without.
+        """Return the layout of a batch: packed if it has padding and the model can read it packed.
 
         Args:
             present: `[B, T]` bool, true for text.
-            packing: Of the model.
+            packing: Positions and token types of the model's packed texts; None if it has none.
         """
         if packing is None or bool(present.all()):
             return cls(present)
-        # short texts first: neighbours are padded together where the attention has to
+        # sorted by length: an attention that has to pad pads neighbours together
         order = present.sum(dim=1).argsort(stable=True)
         places = torch.arange(present.numel(), device=present.device).view_as(present)
         places = places[order][present[order]]
@@ -95,75 +96,79 @@ class Layout:
         """Return the model's arguments for the texts.
 
         Args:
-            input_ids: `[B, T]` int64, or `[B, T, H]` token embeddings.
-            attention_mask: `[B, T]` 1 for text, 0 for padding.
+            input_ids: `[B, T]` int64 token numbers, or `[B, T, H]` token embeddings.
+            attention_mask: `[B, T]`, 1 for text and 0 for padding.
         """
         if self.packing is None or self.places is None or self.packed is None:
             return {**text_argument(input_ids), "attention_mask": attention_mask}
         return self.packing.arguments(input_ids.flatten(0, 1)[self.places], self.packed)
 
     def to_model(self, states: Tensor) -> Tensor:
-        """Return states `[B, T, H]` as the model has them: `[1, N, H]` if texts are packed."""
+        """Return states `[B, T, H]` in the layout of the model: `[1, N, H]` if texts are packed."""
         return states if self.places is None else states.flatten(0, 1)[self.places][None]
 
     def to_batch(self, states: Tensor) -> Tensor:
-        """Return the model's states as `[B, T, H]`; where padding was dropped they are zero."""
+        """Return the model's states as `[B, T, H]`, with zeros where padding was dropped."""
         if self.places is None:
             return states
-        # no gradient is added to another
+        # `index_copy`: the places are all different, so its backward adds nothing
         table = states.new_zeros(self.present.numel(), states.shape[2])
         return table.index_copy(0, self.places, states[0]).unflatten(0, self.present.shape)
 
 
 @torch.no_grad()
 def find_packing(model: PreTrainedModel, layers: list[Layer]) -> Packing | None:
-    """Return how the model reads packed texts as it reads padded ones; None if it does not.
+    """Return the packing with which a model reads packed texts like padded ones; None without one.
 
     Args:
         model: The model.
         layers: Its attention layers.
     """
     accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted or not _says_what_it_hides(model, layers):
+    if "position_ids" not in accepted or not _masks_are_known(model, layers):
         return None
     input_ids, mask = short_texts(model)
     padding = _padding(model)
     packed = Packed.of(mask)
     keywords: dict[str, Any] = without_cache(model)
     expected = model(
-        input_ids=input_ids, attention_mask=mask, rarec=Reading({}), **keywords
+        input_ids=input_ids, attention_mask=mask, rarec=AttentionContext({}), **keywords
     ).last_hidden_state[mask.bool()]
     tolerance = _TOLERANCE.get(expected.dtype, 0.05) * expected.abs().max()
     token_types = (True, False) if "token_type_ids" in accepted else (False,)
     for packing in starmap(Packing, product((0, padding + 1), token_types)):
         arguments = packing.arguments(input_ids[mask.bool()], packed)
         try:
-            states = model(**arguments, rarec=Reading({}, packed), **keywords).last_hidden_state
-        except Exception:  # whatever a model does with a row it was not made for
+            states = model(
+                **arguments, rarec=AttentionContext({}, packed), **keywords
+            ).last_hidden_state
+        # a model that is not made for packed texts may raise any exception
+        except Exception:
             continue
         difference = (states[0] - expected).abs().max()
-        # not `>`: a nan is a difference too
+        # not `>`: nan has to count as a difference
         if states.shape[1:] == expected.shape and bool(difference <= tolerance):
             return packing
     return None
 
 
 def short_texts(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
-    """Return token numbers and mask of two texts, padded on the right, to ask a model for."""
+    """Return token numbers and mask of two short texts, padded on the right, to try a model on."""
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], device=model.device)
     padding = _padding(model)
-    # real tokens that are not the padding token, from whose place RoBERTa and its kin count
+    # none of the tokens is the padding token: RoBERTa computes its positions from that token
     numbers = torch.arange(padding + 1, padding + 11, device=model.device).view(2, 5)
     real = numbers % model.config.get_text_config().vocab_size
     return torch.where(mask.bool(), real, padding), mask
 
 
 def _padding(model: PreTrainedModel) -> int:
+    """Return the number of the padding token; 0 if the model has none."""
     return getattr(model.config, "pad_token_id", None) or 0
 
 
-def _says_what_it_hides(model: PreTrainedModel, layers: list[Layer]) -> bool:
-    """Return whether masks hold nothing but what the attention is told: causality and windows."""
+def _masks_are_known(model: PreTrainedModel, layers: list[Layer]) -> bool:
+    """Return whether causality and the windows that the attention gets say all about the masks."""
     config = model.config.get_text_config()
     if getattr(config, "attention_chunk_size", None) is not None:
         return False

@@ -1,4 +1,4 @@
-"""The oldest transformers that is read rightly; `make test-oldest` runs with it."""
+"""The oldest version of transformers that rarec supports; `make test-oldest` tests with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import transformers
 
 
 def oldest_transformers() -> str | None:
-    """Return the oldest version that the installed rarec allows; None where it is not installed."""
+    """Return the oldest version in rarec's requirements; None if rarec is not installed."""
     try:
         requirements = metadata.requires("rarec") or []
     except metadata.PackageNotFoundError:
@@ -22,15 +22,15 @@ def oldest_transformers() -> str | None:
 
 
 def older_than(version: str) -> bool:
-    """Return whether the transformers that is there is older than a version."""
+    """Return whether the installed transformers is older than a version."""
     return _numbers(transformers.__version__) < _numbers(version)
 
 
 def require_transformers() -> None:
-    """Do nothing, if transformers is new enough.
+    """Raise ImportError unless transformers is new enough.
 
     Raises:
-        ImportError: If it is older than the oldest.
+        ImportError: If it is older than the oldest supported version.
     """
     oldest = oldest_transformers()
     if oldest is not None and older_than(oldest):
@@ -41,6 +41,7 @@ def require_transformers() -> None:
 
 
 def _numbers(version: str) -> list[int]:
-    # "5.0.0rc1" counts as 5.0.0; "5" as 5.0.0
+    """Return major, minor and patch number."""
+    # "5.0.0rc1" and "5" both count as 5.0.0
     numbers = [int(number) for number in re.findall(r"\d+", version)[:3]]
     return numbers + [0] * (3 - len(numbers))

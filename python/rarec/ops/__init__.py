@@ -4,7 +4,7 @@ from rarec.ops.attention import prefix_attention
 from rarec.ops.choice import IMPLEMENTATION_VARIABLE, IMPLEMENTATIONS, Case, Choice, choose
 from rarec.ops.packing import Packed
 from rarec.ops.reference import prefix_attention_reference
-from rarec.ops.trial import Trial, try_fused
+from rarec.ops.self_test import SelfTestCase, run_self_test
 
 __all__ = [
     "IMPLEMENTATIONS",
@@ -12,9 +12,9 @@ __all__ = [
     "Case",
     "Choice",
     "Packed",
-    "Trial",
+    "SelfTestCase",
     "choose",
     "prefix_attention",
     "prefix_attention_reference",
-    "try_fused",
+    "run_self_test",
 ]

@@ -1,11 +1,11 @@
-"""Prefix attention: text attends to a prefix and to itself (DESIGN.md section 1.4).
+"""Prefix attention: text attends to a prefix and to itself (docs/method.md, "Prefix attention").
 
-`softmax(Q [Kp; K]^T * scale + mask) [Vp; V]`, where the prefix `Kp, Vp` is visible to every query,
-is no query itself and takes no position. Two implementations: a plain one that defines the result,
-and a fused one in `rarec.kernels`.
+The result is `softmax(Q [Kp; K]^T * scale + mask) [Vp; V]`. Every query sees the prefix `Kp, Vp`;
+prefix tokens are not queries and take no position. There are two implementations: a plain one,
+which defines the result, and a fused one in `rarec.kernels`.
 
 Axes: B batch, h query heads, h_kv key heads, Q queries, T text tokens, S and K prefix tokens,
-D head dimension. Usually Q = T; with cached keys Q is less.
+D head dimension. Usually Q = T; with cached keys Q is smaller than T.
 """
 
 from __future__ import annotations
@@ -41,43 +41,49 @@ def prefix_attention(
 ) -> Tensor:
     """Return the attention of text queries over the prefix and the text.
 
-    A text row that may attend to no text still sees the prefix; without a prefix (`S + K = 0`) such
-    a row is zero, and so are its gradients. Without a prefix, bias and softcap the result is that
-    of `torch.nn.functional.scaled_dot_product_attention`. Under autocast all inputs are taken in
-    its dtype.
+    A query that may attend to no text still sees the prefix. Without a prefix (`S + K = 0`) the
+    result of such a query is zero, and so are its gradients. Without prefix, bias and softcap the
+    result equals that of `torch.nn.functional.scaled_dot_product_attention`. Under autocast all
+    inputs are converted to the autocast dtype.
 
     Args:
-        query: `[B, h, Q, D]`, `Q <= T`.
-        key: `[B, h_kv, T, D]`, `h` a multiple of `h_kv`; same dtype and device as `query`.
-        value: `[B, h_kv, T, D]`.
-        prefix_key: `[B or 1, h_kv, S, D]`, one prefix per sample or one for the whole batch.
-        prefix_value: Same shape as `prefix_key`.
-        own_key: `[B, h_kv, K, D]`, more prefix per sample, after `prefix_key`.
-        own_value: Same shape as `own_key`.
-        mask: Which text a query may attend to, `[B or 1, h or 1, Q or 1, T]`: bool (true = may
-            attend) or additive float. It never covers the prefix.
-        padding: The same for texts that are one span of their row: `(start, length)`, int32 `[B]`
-            each, cut to `[0, T)`. Tokens outside the span are not attended to, and their own rows
-            of the result are zero. Not together with `mask`; needs `Q = T`.
-        packed: The texts stand one after the other in the one row of `query`, `key` and `value`
-            (`B = 1`, `T = N`), and see themselves alone; B above is then the number of texts. Not
-            together with `mask`, `padding` or `bias`.
-        causal: Let a query see only the text up to its own position, the last query being at the
-            last key (lower right).
-        window: Let a query see only the text less than so many tokens away; needs `Q = T`.
-        bias: Additive float position bias that broadcasts to `[B, h, Q, T]`; zero for the prefix.
-        scale: Factor of the logits; default `1 / sqrt(D)`.
+        query: `[B, h, Q, D]` queries of the text, `Q <= T`.
+        key: `[B, h_kv, T, D]` keys of the text. `h` is a multiple of `h_kv`; dtype and device are
+            those of `query`.
+        value: `[B, h_kv, T, D]` values of the text.
+        prefix_key: `[B or 1, h_kv, S, D]` keys of the prefix: one prefix per sample, or one for the
+            whole batch.
+        prefix_value: Values of the prefix, same shape as `prefix_key`.
+        own_key: `[B, h_kv, K, D]` keys of a second prefix part per sample. It comes after
+            `prefix_key`.
+        own_value: Values of that part, same shape as `own_key`.
+        mask: `[B or 1, h or 1, Q or 1, T]`, the text tokens that a query may attend to: bool (true
+            means that it may) or additive float. The mask never covers the prefix.
+        padding: A shorter form of the mask, for texts that fill one span of their row:
+            `(start, length)`, int32 `[B]` each, cut to `[0, T)`. No query attends to a token
+            outside the span, and the result of such a token is zero. It needs `Q = T` and excludes
+            `mask`.
+        packed: Offsets of packed texts. All texts are then one after the other in the single row
+            of `query`, `key` and `value` (`B = 1`, `T = N`), and each text sees only itself. For
+            the prefix, B is the number of texts. It excludes `mask`, `padding` and `bias`.
+        causal: Let a query see only the text up to its own position. The last query is at the
+            position of the last key.
+        window: Let a query see only text tokens that are fewer than this many positions away. It
+            needs `Q = T`.
+        bias: Additive float position bias that broadcasts to `[B, h, Q, T]`. The bias of the prefix
+            is zero.
+        scale: Factor of the logits; `1 / sqrt(D)` by default.
         dropout: Probability of dropping an attention weight.
-        softcap: Caps the logits to `softcap * tanh(logits / softcap)` before mask and bias.
-        implementation: `"reference"` or `"fused"`. Default: the environment variable
-            `RAREC_PREFIX_ATTENTION`, and where it is not set what `choose` says.
+        softcap: Replaces the logits by `softcap * tanh(logits / softcap)`, before mask and bias.
+        implementation: `"reference"` or `"fused"`. The default is the value of the environment
+            variable `RAREC_PREFIX_ATTENTION`; if that is not set, `choose` decides.
 
     Returns:
-        `[B, h, Q, D]`, dtype of `query`, differentiable in all float inputs.
+        `[B, h, Q, D]` in the dtype of `query`, differentiable in all float inputs.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit together, the implementation is
-            unknown, or the fused one is asked for where it cannot run.
+        ValueError: If shapes, dtypes or devices do not fit together, if the implementation is
+            unknown, or if `"fused"` is asked for and cannot run.
 
     Example:
         >>> text, prefix = torch.zeros(1, 1, 2, 4), torch.ones(1, 1, 2, 4)
@@ -85,7 +91,7 @@ def prefix_attention(
         tensor([0.5000, 0.5000])
     """
     device = query.device.type
-    # torch 2.11 cannot compile the question; it compiles for devices that have it
+    # torch 2.11 cannot compile this call; every device it compiles for supports autocast
     known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
     if known and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -100,8 +106,8 @@ def prefix_attention(
         raise ValueError(f"expected softcap > 0, got {softcap}")
     if window is not None and (window < 1 or query.shape[2] != key.shape[2]):
         raise ValueError(
-            f"expected window >= 1 and Q = T with it, "
-            f"got {window}, {query.shape[2]} and {key.shape[2]}"
+            f"expected window >= 1 and Q = T with a window, "
+            f"got window {window}, Q = {query.shape[2]} and T = {key.shape[2]}"
         )
     case = Case(
         device=device,
@@ -112,7 +118,7 @@ def prefix_attention(
         padded=padding is not None,
         packed=packed is not None,
         windowed=window is not None,
-        other=_other(query, key, mask, bias, dropout, softcap),
+        reference_only=_reference_only(query, key, mask, bias, dropout, softcap),
     )
     choice = choose(case, implementation)
     if choice.implementation == "fused":
@@ -153,7 +159,7 @@ def prefix_attention(
     )
 
 
-def _other(
+def _reference_only(
     query: Tensor,
     key: Tensor,
     mask: Tensor | None,
@@ -161,7 +167,7 @@ def _other(
     dropout: float,
     softcap: float | None,
 ) -> str | None:
-    """Return what only the reference can do."""
+    """Return the name of an input that only the reference supports; None if there is none."""
     if mask is not None:
         return "a dense mask (give padding or packed instead)"
     if bias is not None or softcap is not None or dropout > 0.0:

@@ -1,4 +1,4 @@
-"""What the inputs of prefix attention must be."""
+"""Checks of the inputs of prefix attention."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_tensors(
     """Raise ValueError unless the tensors fit together."""
     own = (own_key, own_value)
     if sum(tensor is None for tensor in own) == 1:
-        raise ValueError("expected own_key and own_value or neither, got one of them")
+        raise ValueError("expected own_key and own_value or neither, got only one of them")
     tensors = [query, key, value, prefix_key, prefix_value, *(x for x in own if x is not None)]
     if any(tensor.ndim != 4 for tensor in tensors):
         raise ValueError(
-            f"expected tensors of 4 dimensions, got {[list(tensor.shape) for tensor in tensors]}"
+            f"expected tensors of 4 dimensions, got shapes {[list(x.shape) for x in tensors]}"
         )
     n_batch, n_heads, n_queries, dim = query.shape
     n_key_heads, n_text = key.shape[1], key.shape[2]
@@ -41,7 +41,8 @@ def check_tensors(
     if packed is not None:
         if n_batch != 1 or n_queries != n_text:
             raise ValueError(
-                f"expected B = 1 and Q = T of packed texts, got {n_batch}, {n_queries} and {n_text}"
+                f"expected B = 1 and Q = T for packed texts, "
+                f"got B = {n_batch}, Q = {n_queries} and T = {n_text}"
             )
         n_batch = len(packed)
     for name, one, other, batches in (
@@ -96,7 +97,7 @@ def check_masks(
                 f"expected offsets of packed texts as int32 [R + 1], "
                 f"got {offsets.dtype} {list(offsets.shape)}"
             )
-        # elsewhere to look at the numbers would wait for the device
+        # on a GPU, reading the numbers would wait for the device
         if packed is not None and offsets.device.type == "cpu":
             _check_offsets(packed, shape[3])
     if padding is not None:
@@ -112,7 +113,7 @@ def check_masks(
 
 
 def _check_offsets(packed: Packed, n_tokens: int) -> None:
-    """Raise ValueError unless the texts fill the row and none is longer than said."""
+    """Raise ValueError unless the texts fill the row and none is longer than `longest`."""
     offsets = packed.offsets
     if int(offsets[0]) != 0 or int(offsets[-1]) != n_tokens or bool((packed.lengths < 0).any()):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which implementation of prefix attention runs where: one table."""
+"""The choice of the implementation of prefix attention: one table of rules."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ IMPLEMENTATIONS = ("reference", "fused")
 IMPLEMENTATION_VARIABLE = "RAREC_PREFIX_ATTENTION"
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-#: Largest head dimension whose kernels keep their values in registers (docs/kernels.md).
+#: Largest head dimension for which the kernels keep their values in registers (docs/kernels.md).
 FUSED_DIM = 128
-#: Prefix tokens that fit one tile.
+#: Largest number of prefix tokens that fit one tile.
 FUSED_PREFIX = 64
-#: Text tokens up to which the fused kernel moves less memory than it computes slower, by the model
-#: of `benches.attention.model`: no GPU has timed it.
+#: Largest number of text tokens, without padding, for which the fused kernel is preferred. The
+#: number comes from the memory model in `benches.attention.model`, not from timing on a GPU.
 FUSED_TEXT = 256
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the choice depends on.
+    """The properties of the inputs that the choice depends on.
 
     Attributes:
-        device: Type of the device: `cuda` (also of ROCm), `cpu`, ...
-        dtype: Of the tensors.
+        device: Type of the device, such as `cpu` or `cuda` (the name of ROCm devices too).
+        dtype: Dtype of the tensors.
         dim: Head dimension.
-        n_text: Tokens of the longest text.
-        n_prefix: Prefix tokens of a text.
-        padded: Some tokens are padding.
-        packed: The texts stand one after the other.
-        windowed: A query sees near text only.
-        other: What else is asked that only the reference can do.
+        n_text: Number of tokens of the longest text.
+        n_prefix: Number of prefix tokens of a text.
+        padded: Whether some tokens are padding.
+        packed: Whether the texts are packed in one row.
+        windowed: Whether a query sees only the text near it.
+        reference_only: Name of an input that only the reference supports; None if there is none.
     """
 
     device: str
@@ -45,24 +45,27 @@ class Case:
     padded: bool = False
     packed: bool = False
     windowed: bool = False
-    other: str | None = None
+    reference_only: str | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation and the reason for it."""
+    """An implementation, and the reason why it was chosen."""
 
     implementation: str
     reason: str
 
 
 def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
-    """Return the table: applies, implementation, no other can run, reason; the first decides."""
+    """Return the rules in their order; the first rule that applies decides.
+
+    A rule is: whether it applies, the implementation, whether the other one cannot run, the reason.
+    """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     masked = case.padded or case.packed or case.windowed
     floats = (torch.float16, torch.bfloat16, torch.float32)
     return (
-        (case.other is not None, "reference", True, case.other or ""),
+        (case.reference_only is not None, "reference", True, case.reference_only or ""),
         (case.dtype not in floats, "reference", True, f"dtype {case.dtype}"),
         (
             case.dim > FUSED_DIM,
@@ -81,7 +84,7 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
             case.device != "cuda" and not interpreted,
             "reference",
             True,
-            f"device {case.device} (a GPU's kernel; TRITON_INTERPRET=1 interprets it, for tests)",
+            f"device {case.device} (the kernels need a GPU; tests set TRITON_INTERPRET=1)",
         ),
         (
             case.dtype == torch.float32 and not interpreted,
@@ -89,27 +92,28 @@ def _rules(case: Case) -> tuple[tuple[bool, str, bool, str], ...]:
             True,
             "float32 has no matrix unit at full precision",
         ),
-        (case.device != "cuda", "reference", False, "Triton's interpreter is for tests"),
+        (case.device != "cuda", "reference", False, "Triton's interpreter is only for tests"),
         (
             case.n_text > FUSED_TEXT and not masked,
             "reference",
             False,
-            f"more than {FUSED_TEXT} tokens without a mask: torch's flash attention",
+            f"more than {FUSED_TEXT} tokens without a mask are left to torch's flash attention",
         ),
         (True, "fused", False, "keys are not concatenated, padding is not read"),
     )
 
 
 def choose(case: Case, implementation: str | None = None) -> Choice:
-    """Return the implementation of a case, and why.
+    """Return the implementation for a case, and the reason.
 
     Args:
-        case: What is to be computed.
-        implementation: One of `IMPLEMENTATIONS`; default the environment variable
-            `RAREC_PREFIX_ATTENTION`, where what it says can run, else the best.
+        case: Properties of the inputs.
+        implementation: One of `IMPLEMENTATIONS`. The default is the value of the environment
+            variable `RAREC_PREFIX_ATTENTION` if that implementation can run, and otherwise the
+            first rule that applies.
 
     Raises:
-        ValueError: If there is no such implementation, or it cannot run this case.
+        ValueError: If the implementation is unknown, or if the fused one cannot run this case.
     """
     source = "implementation"
     if implementation is None and os.environ.get(IMPLEMENTATION_VARIABLE):
@@ -121,7 +125,7 @@ def choose(case: Case, implementation: str | None = None) -> Choice:
         return Choice(best, reason)
     if implementation == "fused" and forced:
         if source == IMPLEMENTATION_VARIABLE:
-            # it speaks of a whole program, some of whose attentions have a dense mask
+            # the variable is for a whole program, which may contain attentions with a dense mask
             return Choice(best, reason)
-        raise ValueError(f"expected inputs the fused prefix attention can run, got {reason}")
-    return Choice(implementation, f"{source} says so")
+        raise ValueError(f"expected inputs that the fused attention supports, got {reason}")
+    return Choice(implementation, f"set by {source}")

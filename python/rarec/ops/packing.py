@@ -1,4 +1,4 @@
-"""Texts of different lengths one after the other, without padding.
+"""Packed texts: texts of different lengths, one after the other, without padding.
 
 Axes: R rows (texts), N tokens of all texts, T tokens of the longest text.
 """
@@ -12,18 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Parts that the texts of a batch are padded in, at most, and texts of a part, at least.
-PARTS, PART = 4, 8
+#: Where packed texts have to be padded, they are padded in parts: at most this many.
+MAX_PARTS = 4
+#: Smallest number of texts in a part.
+MIN_PART_TEXTS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Where each of R texts stands in a row of N tokens that holds nothing else.
+    """The places of R texts in one row of N tokens without padding.
 
     Attributes:
-        offsets: `[R + 1]` int32 from 0 to N, not falling: text `r` is
+        offsets: `[R + 1]` int32, not decreasing, from 0 to N. Text `r` is
             `tokens[offsets[r]:offsets[r + 1]]`.
-        longest: T, tokens of the longest text: a number, so that no launch waits for the device.
+        longest: T, the number of tokens of the longest text. It is a Python number, so no kernel
+            launch has to wait for the device to read it.
     """
 
     offsets: Tensor
@@ -31,10 +34,10 @@ class Packed:
 
     @classmethod
     def of(cls, mask: Tensor) -> Packed:
-        """Return where the texts of a batch stand once its padding is dropped.
+        """Return the places of a batch's texts after its padding is dropped.
 
         Args:
-            mask: `[R, T]`, not 0 for text.
+            mask: `[R, T]`; 0 is padding, every other number is text.
         """
         return cls._of_lengths(mask.ne(0).sum(dim=1))
 
@@ -49,58 +52,61 @@ class Packed:
 
     @property
     def start(self) -> Tensor:
-        """`[R]` int32: first token of each text."""
+        """`[R]` int32: place of the first token of each text."""
         return self.offsets[:-1]
 
     @cached_property
     def lengths(self) -> Tensor:
-        """`[R]` int32: tokens of each text."""
+        """`[R]` int32: number of tokens of each text."""
         return self.offsets.diff()
 
     @cached_property
     def n_tokens(self) -> int:
-        """N."""
+        """N, the number of tokens of all texts."""
         return int(self.offsets[-1])
 
     @cached_property
     def positions(self) -> Tensor:
-        """`[N]` int64: place of each token in its text."""
+        """`[N]` int64: position of each token in its text."""
         return self.present.nonzero()[:, 1]
 
     @cached_property
     def present(self) -> Tensor:
-        """`[R, T]` bool: true for text where each text is padded on the right."""
+        """`[R, T]` bool: true for text, false for padding, in the table that `pad` returns."""
         return torch.arange(self.longest, device=self.offsets.device) < self.lengths[:, None]
 
     @cached_property
     def slots(self) -> Tensor:
-        """`[N]` int64: place of each token in `[R * T]`, its text padded on the right."""
+        """`[N]` int64: place of each token in the flattened `[R * T]` table of `pad`."""
         return self.present.flatten().nonzero()[:, 0]
 
     @cached_property
     def parts(self) -> list[Packed]:
-        """The same texts as a few rows of like length, where they stand in such an order."""
-        size = max(PART, -(-len(self) // PARTS))
+        """The texts in at most `MAX_PARTS` groups of neighbours, to be padded group by group.
+
+        Sorted by length, the texts of a group need little padding.
+        """
+        size = max(MIN_PART_TEXTS, -(-len(self) // MAX_PARTS))
         if len(self) <= size:
             return [self]
         return [self._of_lengths(lengths) for lengths in self.lengths.split(size)]
 
     def pad(self, tokens: Tensor) -> Tensor:
-        """Return `[R, T, ...]` of `[N, ...]`, zero in the padding."""
+        """Return `[N, ...]` tokens as `[R, T, ...]`, padded with zeros on the right."""
         table = tokens.new_zeros(len(self) * self.longest, *tokens.shape[1:])
         return table.index_copy(0, self.slots, tokens).unflatten(0, (len(self), self.longest))
 
     def unpad(self, table: Tensor) -> Tensor:
-        """Return `[N, ...]` of `[R, T, ...]`."""
+        """Return the tokens `[N, ...]` of a padded table `[R, T, ...]`."""
         return _Unpad.apply(table.flatten(0, 1), self.slots)
 
 
 class _Unpad(torch.autograd.Function):
-    """`index_select` whose backward writes each row once instead of adding to it."""
+    """`index_select` of distinct rows: the backward writes each row once and adds nothing."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, slots: Tensor) -> Tensor:
-        """Return the rows in `slots`, which are different."""
+        """Return the rows at `slots`, which are all different."""
         ctx.save_for_backward(slots)
         ctx.shape = table.shape
         return table.index_select(0, slots)

@@ -1,7 +1,7 @@
-"""Prefix attention as torch's attention over concatenated keys: what defines the result.
+"""The reference of prefix attention: torch's attention over concatenated keys.
 
 Axes: B batch, h query heads, h_kv key heads, Q queries, T text tokens, S prefix tokens (both
-parts), D head dimension, L = S + T; of packed texts R texts and N tokens.
+parts), D head dimension, L = S + T. Packed texts: R texts, N tokens of all texts.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def prefix_attention_reference(
     dropout: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return what defines `prefix_attention`; the fused kernel is tested against this.
+    """Return the attention that defines `prefix_attention`; the fused kernel is tested against it.
 
-    Keys are concatenated and masked by one bool mask: the fastest form found on a CPU, and exact
-    everywhere. Arguments are those of `prefix_attention`, unchecked.
+    It concatenates prefix and text and covers both by one mask. That is the fastest form found on a
+    CPU. The arguments are those of `prefix_attention`; they are not checked here.
     """
     if packed is not None:
         return _packed_attention(
@@ -63,7 +63,7 @@ def prefix_attention_reference(
         prefixes.append((own_key, own_value))
     prefixes = [pair for pair in prefixes if pair[0].shape[2] > 0]
     n_prefix = sum(keys.shape[2] for keys, _ in prefixes)
-    # a flag and not a mask where torch's causal is ours: it is so only for as many keys as queries
+    # torch's is_causal means the same as ours only for as many keys as queries, without a prefix
     flag = causal and mask is None and bias is None and softcap is None and window is None
     flag = flag and n_prefix == 0 and query.shape[2] == key.shape[2]
     if _lower_right(query, causal and not flag, mask, bias, softcap, window):
@@ -81,7 +81,7 @@ def prefix_attention_reference(
     else:
         dense = full_mask is not None and not isinstance(full_mask, CausalBias)
         if grouped and dense and query.device.type != "cpu":
-            # on a GPU grouped heads with a mask leave torch's fused kernels; on a CPU they do not
+            # on a GPU torch has no fused kernel for grouped heads with a mask; on a CPU it has one
             keys, values = _repeat_heads(query, keys, values)
             grouped = False
         result = F.scaled_dot_product_attention(
@@ -100,7 +100,7 @@ def prefix_attention_reference(
 
 
 def _lower_right(query: Tensor, causal: bool, *others: object) -> bool:
-    """Return whether causality is all there is, where torch has a fast form of it: on a GPU."""
+    """Return whether the mask is causality alone, on a GPU, where torch has a fast form of it."""
     return causal and query.device.type == "cuda" and all(other is None for other in others)
 
 
@@ -111,7 +111,7 @@ def _packed_attention(
     packed: Packed,
     **options: Any,
 ) -> Tensor:
-    """Return the attention of packed texts: they are padded, a few of like length together."""
+    """Return the attention of packed texts, which are padded part by part (`Packed.parts`)."""
     parts = packed.parts
     n_tokens = [part.n_tokens for part in parts]
     pieces = zip(*(tensor.split(n_tokens, dim=2) for tensor in text), strict=True)
@@ -140,10 +140,10 @@ def _packed_attention(
 
 
 def _concatenate(prefixes: list[Tensor], text: Tensor) -> Tensor:
-    """Return prefixes and text along the tokens, laid out in memory as the text is."""
+    """Return prefixes and text concatenated along the tokens, in the memory layout of the text."""
     parts = [*(prefix.expand(text.shape[0], -1, -1, -1) for prefix in prefixes), text]
     if text.stride(1) < text.stride(2):
-        # heads within tokens, as projections leave them: whole rows are copied, not strips
+        # projections leave the heads of a token side by side: copy whole tokens, not single heads
         return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
     return torch.cat(parts, dim=2)
 
@@ -157,7 +157,7 @@ def _full_mask(
     window: int | None,
     bias: Tensor | None,
 ) -> Tensor | None:
-    """Return mask, causality, window and bias as one over prefix and text, `[.., Q or 1, L]`."""
+    """Return mask, causality, window and bias as one mask `[.., Q or 1, L]`, or None."""
     n_queries, n_text = query.shape[2], key.shape[2]
     allowed = None
     if causal or window is not None:
@@ -166,7 +166,7 @@ def _full_mask(
             allowed = allowed.tril(n_text - n_queries)
         if window is not None:
             allowed = allowed.tril(window - 1).triu(1 - window)
-    # four axes: torch's fast CPU kernel takes no mask of three
+    # four axes: torch's fast CPU kernel does not accept a mask of three axes
     added = None if bias is None else bias.to(query.dtype)[(None,) * (4 - bias.ndim)]
     if mask is not None and mask.dtype == torch.bool:
         allowed = mask if allowed is None else mask & allowed
@@ -189,7 +189,7 @@ def _capped_attention(
     dropout: float,
     softcap: float,
 ) -> Tensor:
-    """Return attention with logits capped before the mask; torch has no fused form of it."""
+    """Return attention whose logits are capped before the mask; torch has no fused form of it."""
     key, value = _repeat_heads(query, key, value)
     logits = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
     logits = softcap * torch.tanh(logits / softcap)
@@ -198,7 +198,7 @@ def _capped_attention(
         allowed = mask if mask.dtype == torch.bool else mask > float("-inf")
         logits = logits if mask.dtype == torch.bool else logits + mask
         blind = ~allowed.any(dim=-1, keepdim=True)
-        # a row that sees nothing gets finite logits first: softmax of -inf alone is nan
+        # a query that sees nothing gets logits of 0 first: the softmax of only -inf is nan
         logits = logits.masked_fill(~allowed & ~blind, float("-inf")).masked_fill(blind, 0.0)
     at_least_float = torch.promote_types(query.dtype, torch.float32)
     weights = torch.softmax(logits, dim=-1, dtype=at_least_float).to(query.dtype)
@@ -208,13 +208,13 @@ def _capped_attention(
 
 
 def _repeat_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return key and value with one head for each query head."""
+    """Return key and value repeated to one head for each query head."""
     group = query.shape[1] // key.shape[1]
     return key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
 
 
 def _present(padding: tuple[Tensor, Tensor], n_text: int) -> Tensor:
-    """Return `[B, T]` bool: which tokens lie in their row's span."""
+    """Return `[B, T]` bool: true for the tokens in the span of their row."""
     start, length = (part.long()[:, None] for part in padding)
     position = torch.arange(n_text, device=start.device)
     return (position >= start) & (position < start + length)

@@ -1,6 +1,6 @@
-"""Whether the fused attention gives on this machine what it must.
+"""The self-test of the fused attention: is its result right on this machine?
 
-Compilers differ from machine to machine, and a kernel that is compiled wrongly says nothing of it.
+Compilers differ from machine to machine, and a kernel that is compiled wrongly gives no error.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ _NAMES = ("result", "query", "key", "value", "prefix key", "prefix value", "own 
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A small attention, forward and backward.
+class SelfTestCase:
+    """The outcome of one case: a small attention, forward and backward.
 
     Attributes:
-        case: What was computed.
-        error: Largest difference of the result or of a gradient from float64, over the largest
-            number there or 1; nan where something was not a number.
-        worst: Where that is, or what went wrong.
+        case: Description of the inputs.
+        error: Largest difference of the result, or of a gradient, from its value in float64. It is
+            relative to the largest number of that tensor, or to 1 if that is larger; nan if a
+            number is nan.
+        worst: Name of the tensor with the largest error, or the message of the exception.
     """
 
     case: str
@@ -35,34 +36,36 @@ class Trial:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is what rounding explains: at most 0.02, of bfloat16 usually 0.004."""
+        """Whether rounding explains the error: the limit is 0.02; bfloat16 usually has 0.004."""
         return self.error <= 0.02
 
 
-def try_fused(
+def run_self_test(
     device: str | torch.device, *, dtype: torch.dtype = torch.bfloat16, n_text: int = 130
-) -> Iterator[Trial]:
-    """Compute small attentions with the fused kernels, and yield how far they are from float64.
+) -> Iterator[SelfTestCase]:
+    """Yield the outcome of each case: the fused attention compared with float64.
 
     Args:
-        device: A GPU.
-        dtype: Of the inputs.
-        n_text: T, tokens of the longest of three packed texts.
+        device: The GPU to test.
+        dtype: Dtype of the inputs.
+        n_text: T, the number of tokens of the longest of three packed texts.
     """
     for dim in (32, 64, 128):
         for causal in (False, True):
             case = f"head dimension {dim}, {'causal' if causal else 'bidirectional'}"
             try:
                 error, worst = _worst_error(device, dtype, n_text, dim, causal)
-            except Exception as broken:  # whatever a compiler or a GPU does
+            # a compiler or a GPU may raise any exception
+            except Exception as broken:
                 reason = str(broken).strip().partition("\n")[0]
                 error, worst = float("nan"), f"{type(broken).__name__}: {reason}"
-            yield Trial(case, error, worst)
+            yield SelfTestCase(case, error, worst)
 
 
 def _worst_error(
     device: str | torch.device, dtype: torch.dtype, n_text: int, dim: int, causal: bool
 ) -> tuple[float, str]:
+    """Return the largest relative error of one case, and the name of the tensor that has it."""
     generator = torch.Generator().manual_seed(dim)
     lengths = (n_text, n_text // 2, 1)
     offsets = torch.tensor([0, *lengths]).cumsum(0).int().to(device)
@@ -90,6 +93,6 @@ def _worst_error(
         name: float((one.double() - truth).abs().max() / truth.abs().max().clamp(min=1.0))
         for name, one, truth in zip(_NAMES, run(dtype), run(torch.float64), strict=True)
     }
-    # a nan is the worst of all, and no comparison says so
+    # nan counts as the largest error; a plain comparison with nan is always false
     worst = max(errors, key=lambda name: (errors[name] != errors[name], errors[name]))
     return errors[worst], worst
