@@ -15,6 +15,7 @@ ORDER = [
     "progress",
     "processes",
     "memory",
+    "randomness",
     "artifacts",
     "settings",
     "data",
