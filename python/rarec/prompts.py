@@ -6,7 +6,7 @@ Axes: R rows (texts), B batch, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rarec.data import Histories
+from rarec.settings import PromptSettings
 
 # what a tokenizer returns beside the numbers is many times larger than they are
 _TEXTS_AT_ONCE = 1024
@@ -25,61 +26,6 @@ _CONTENT = "rarec content"
 # a template that writes the date of the day (that of Llama 3.2) gets the one Meta fell back to:
 # a text that changes overnight is not the one that was trained on
 _ONE_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """How texts are made, in any language.
-
-    Attributes:
-        user: Text of a user; `{titles}` becomes the newest titles. Other braces stay as they are.
-        new_user: Text of a user without a titled history; may be empty.
-        item: Text of an item; `{title}` becomes its title.
-        untitled: Stands for a missing title.
-        separator: Between titles.
-        n_titles: Newest titles shown.
-        newest_first: Order of the titles.
-        max_tokens: Longest text, with all a tokenizer or a chat template adds. Whole titles are
-            left out, oldest first, until it fits; the last one left is cut.
-        chat: A text becomes the user message of the tokenizer's chat template, up to where the
-            answer would begin.
-        system: Message before it; empty for none (or the template's own).
-    """
-
-    user: str = "A user liked: {titles}"
-    new_user: str = "A new user"
-    item: str = "{title}"
-    untitled: str = "unknown"
-    separator: str = "; "
-    n_titles: int = 5
-    newest_first: bool = True
-    max_tokens: int = 128
-    chat: bool = False
-    system: str = ""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            # not isinstance: True is an int
-            if type(value) is not type(field.default):
-                raise ValueError(
-                    f"expected {field.name} to be of type {field.type}, "
-                    f"got {value!r} of type {type(value).__name__}"
-                )
-        if "{titles}" not in self.user:
-            raise ValueError(f"expected '{{titles}}' in the user template, got {self.user!r}")
-        if "{title}" not in self.item:
-            raise ValueError(f"expected '{{title}}' in the item template, got {self.item!r}")
-        for name in ("separator", "untitled"):
-            if not getattr(self, name):
-                raise ValueError(f"expected a text as {name}, got an empty one")
-        if self.n_titles < 0 or self.max_tokens < 8:
-            raise ValueError(
-                f"expected n_titles >= 0 and max_tokens >= 8, "
-                f"got {self.n_titles} and {self.max_tokens}"
-            )
-        if self.system and not self.chat:
-            raise ValueError(f"expected chat for a system message, got plain and {self.system!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +87,11 @@ class Prompts:
         self,
         tokenizer: PreTrainedTokenizerBase,
         titles: Sequence[str],
-        config: PromptConfig | None = None,
+        config: PromptSettings | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.titles = list(titles)
-        self.config = config or PromptConfig()
+        self.config = config or PromptSettings()
         self._chat_template: str | None = None
         if self.config.chat:
             self._chat_template = _chat_template(tokenizer)
