@@ -1,21 +1,27 @@
 """Representations of many users or items: short batches of texts of like length.
 
-Axes: R rows (entities), B batch, T tokens, K ID tokens, E width of the ID vectors, H hidden size.
+Axes: R rows (entities), r rows that are read, B batch, T tokens, K ID tokens, E width of the ID
+vectors, H hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from rarec.backbone import Backbone
 from rarec.model import EntityBatch, RARec, Tower
 from rarec.prompts import Tokens
+
+#: Most tokens of a batch by default, padding included.
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,8 @@ class Entities:
 
     Attributes:
         tokens: R texts.
-        id_vectors: `[R, K, E]` float32, or None.
-        has_id: `[R]` bool, false where the row of `id_vectors` means nothing.
+        id_vectors: `[R, K, E]` float32 ID vectors, or None.
+        has_id: `[R]` bool, false where the row of `id_vectors` has no meaning (a cold entity).
     """
 
     tokens: Tokens
@@ -57,39 +63,94 @@ class Entities:
         return EntityBatch(*self.tokens.batch(rows), id_vectors, has_id)
 
 
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """Batches of rows, cut from one global order.
+
+    A part of the plan has whole batches of it. So a part of the work reads the same batches as the
+    whole work, and gives the same bits.
+
+    Attributes:
+        batches: Row numbers of each batch, int64. No row is in two batches.
+    """
+
+    batches: tuple[NDArray[np.int64], ...]
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Numbers of the rows in the batches, ascending."""
+        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *self.batches]))
+
+    def part(self, k: int, n: int) -> BatchPlan:
+        """Return every n-th batch, beginning with batch `k`.
+
+        The parts 0 to n - 1 have each batch once.
+
+        Args:
+            k: Number of the part, from 0 to n - 1.
+            n: Number of parts.
+
+        Raises:
+            ValueError: If there is no such part.
+        """
+        if not 0 <= k < n:
+            raise ValueError(f"expected a part from 0 to {n - 1}, got {k}")
+        return BatchPlan(self.batches[k::n])
+
+
+def plan_batches(lengths: NDArray[np.int64], batch_tokens: int = BATCH_TOKENS) -> BatchPlan:
+    """Return a plan with all rows in batches of like length, the shortest first.
+
+    Args:
+        lengths: `[R]` number of tokens of each row.
+        batch_tokens: Most tokens of a batch, padding included. A row that is longer is alone.
+    """
+    order = np.argsort(lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= batch_tokens:
+            stop += 1
+        batches.append(order[start:stop])
+        start = stop
+    return BatchPlan(tuple(batches))
+
+
 @torch.no_grad()
 def encode(
     model: RARec,
     tower: Tower,
     entities: Entities,
     *,
-    batch_tokens: int = 4096,
+    plan: BatchPlan | None = None,
     on_rows: Callable[[int], None] | None = None,
-    fill: Callable[[EntityBatch, NDArray[np.int64]], EntityBatch] | None = None,
 ) -> NDArray[np.float32]:
-    """Return `[R, H]` float32 representations.
+    """Return `[r, H]` float32: representations of the r rows in `plan.rows`, all R by default.
 
     Args:
         model: The model.
-        tower: `model.user` or `model.item`.
+        tower: One of the towers, `model.user` or `model.item`.
         entities: R users or items.
-        batch_tokens: Tokens of a batch at most, padding included.
-        on_rows: Called after each batch with the number of rows it had.
-        fill: Completes the batch of some rows with its lower states.
+        plan: Batches that are read. By default `plan_batches` makes them for all rows.
+        on_rows: Called after each batch with its number of rows.
     """
     model.eval()
+    # of all entities, not of those in the plan: how prefixes are prepared depends on the number
     n_vectors = 0 if entities.id_vectors is None else entities.id_vectors.shape[1] * len(entities)
     prepared = model.prepare(tower, n_vectors)
-    table = np.empty((len(entities), model.backbone.hidden_size), dtype=np.float32)
-    for rows in length_batches(entities.tokens.lengths, batch_tokens):
-        batch = entities.batch(rows)
-        if fill is not None:
-            batch = fill(batch, rows)
-        batch = batch.to(model.backbone.device)
-        table[rows] = model.encode(tower, batch, prepared).cpu().numpy()
-        if on_rows is not None:
-            on_rows(len(rows))
-    return table
+
+    def read(rows: NDArray[np.int64]) -> Tensor:
+        batch = entities.batch(rows).to(model.backbone.device)
+        return model.encode(tower, batch, prepared)
+
+    return _table(read, entities.tokens, model.backbone.hidden_size, plan, on_rows)
 
 
 @torch.no_grad()
@@ -97,42 +158,38 @@ def encode_texts(
     backbone: Backbone,
     tokens: Tokens,
     *,
-    batch_tokens: int = 4096,
+    plan: BatchPlan | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return `[R, H]` float32 representations of texts as the language model alone has them.
+    """Return `[r, H]` float32: pooled last states of texts, without soft prompts, of length one.
 
     Args:
         backbone: The language model.
         tokens: R texts.
-        batch_tokens: Tokens of a batch at most, padding included.
-        on_rows: Called after each batch with the number of rows it had.
-
-    Returns:
-        Pooled last states, each of length one.
+        plan: Batches that are read, with r rows. By default `plan_batches` makes them for all rows.
+        on_rows: Called after each batch with its number of rows.
     """
-    table = np.empty((len(tokens), backbone.hidden_size), dtype=np.float32)
-    for rows in length_batches(tokens.lengths, batch_tokens):
+
+    def read(rows: NDArray[np.int64]) -> Tensor:
         ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
         pooled = backbone.pool(backbone.last_hidden_states(ids, mask), mask)
-        table[rows] = F.normalize(pooled.float(), dim=-1).cpu().numpy()
+        return F.normalize(pooled.float(), dim=-1)
+
+    return _table(read, tokens, backbone.hidden_size, plan, on_rows)
+
+
+def _table(
+    read: Callable[[NDArray[np.int64]], Tensor],
+    tokens: Tokens,
+    width: int,
+    plan: BatchPlan | None,
+    on_rows: Callable[[int], None] | None,
+) -> NDArray[np.float32]:
+    """Return `[r, width]` float32: what `read` returns for the rows of a plan, in their order."""
+    plan = plan_batches(tokens.lengths) if plan is None else plan
+    table = np.empty((len(plan.rows), width), dtype=np.float32)
+    for rows in plan:
+        table[np.searchsorted(plan.rows, rows)] = read(rows).cpu().numpy()
         if on_rows is not None:
             on_rows(len(rows))
     return table
-
-
-def length_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Yield row numbers in batches of like length, shortest first, each row once.
-
-    Args:
-        lengths: `[R]` tokens of each row.
-        batch_tokens: Rows x longest row of a batch stays below this, unless one row is longer.
-    """
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= batch_tokens:
-            stop += 1
-        yield order[start:stop]
-        start = stop

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 
 
-def peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far, in units of 2**20 bytes."""
+def peak_memory_mb() -> float | None:
+    """Return the largest resident memory of this process so far in MB; None on Windows."""
+    try:
+        # imported here: the module is absent on Windows
+        import resource
+    except ModuleNotFoundError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

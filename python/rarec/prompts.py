@@ -6,7 +6,7 @@ Axes: R rows (texts), B batch, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rarec.data import Histories
+from rarec.settings import PromptSettings
 
 # texts in one call of the tokenizer, whose result takes much more memory than the token numbers
 _TEXTS_PER_CALL = 1024
@@ -25,65 +26,6 @@ _CONTENT = "rarec content"
 # some chat templates (Llama 3.2) contain the date of the day, so that the texts of tomorrow would
 # differ from those of the training; the fixed date is the one that the Llama template falls back to
 _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """Templates and limits of the texts; the templates may be in any language.
-
-    Attributes:
-        user: Text of a user. `{titles}` is replaced by the newest titles of the history; other
-            braces stay as they are.
-        new_user: Text of a user whose history has no titles; it may be empty.
-        item: Text of an item. `{title}` is replaced by its title.
-        untitled: Text that replaces a missing title.
-        separator: Text between two titles.
-        n_titles: Number of newest titles in the text of a user.
-        newest_first: Whether the newest title comes first; otherwise it comes last.
-        max_tokens: Largest number of tokens of a text, including those that the tokenizer or the
-            chat template adds. If a text is longer, whole titles are left out, the oldest first.
-            If a single title is too long, it is cut.
-        chat: Whether each text becomes the user message of the tokenizer's chat template, followed
-            by the start of the answer.
-        system: System message of the chat; if it is empty, the template uses its default or none.
-    """
-
-    user: str = "A user liked: {titles}"
-    new_user: str = "A new user"
-    item: str = "{title}"
-    untitled: str = "unknown"
-    separator: str = "; "
-    n_titles: int = 5
-    newest_first: bool = True
-    max_tokens: int = 128
-    chat: bool = False
-    system: str = ""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            # not isinstance, because True is also an int
-            if type(value) is not type(field.default):
-                raise ValueError(
-                    f"expected {field.name} to be of type {field.type}, "
-                    f"got {value!r} of type {type(value).__name__}"
-                )
-        if "{titles}" not in self.user:
-            raise ValueError(f"expected '{{titles}}' in the user template, got {self.user!r}")
-        if "{title}" not in self.item:
-            raise ValueError(f"expected '{{title}}' in the item template, got {self.item!r}")
-        for name in ("separator", "untitled"):
-            if not getattr(self, name):
-                raise ValueError(f"expected a text as {name}, got an empty one")
-        if self.n_titles < 0 or self.max_tokens < 8:
-            raise ValueError(
-                f"expected n_titles >= 0 and max_tokens >= 8, "
-                f"got {self.n_titles} and {self.max_tokens}"
-            )
-        if self.system and not self.chat:
-            raise ValueError(
-                f"expected chat for a system message, got chat=False and {self.system!r}"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +87,11 @@ class Prompts:
         self,
         tokenizer: PreTrainedTokenizerBase,
         titles: Sequence[str],
-        config: PromptConfig | None = None,
+        config: PromptSettings | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.titles = list(titles)
-        self.config = config or PromptConfig()
+        self.config = config or PromptSettings()
         self._chat_template: str | None = None
         if self.config.chat:
             self._chat_template = _chat_template(tokenizer)

@@ -17,13 +17,13 @@ class EntityBatch:
     """Texts and ID vectors of B users or items.
 
     Attributes:
-        input_ids: `[B, T]` int64.
-        attention_mask: `[B, T]` int64.
-        id_vectors: `[B, K, E]` float32, or None when no entity of the batch has any.
-        has_id: `[B]` bool, false where the row of `id_vectors` means nothing (a cold entity).
-            None when all have them.
-        lower: `[B, T, H]` states of the texts below the lowest prefix (`Backbone.lower_states`),
-            or None to compute them.
+        input_ids: `[B, T]` int64 token numbers.
+        attention_mask: `[B, T]` int64, 1 for text and 0 for padding.
+        id_vectors: `[B, K, E]` float32 ID vectors, or None when no entity of the batch has any.
+        has_id: `[B]` bool, false where the row of `id_vectors` has no meaning (a cold entity).
+            None when all entities have ID vectors.
+        lower: `[B, T, H]` states of the texts below the lowest prefix (`Backbone.lower_states`).
+            With None the language model computes them.
     """
 
     input_ids: Tensor
@@ -41,7 +41,7 @@ class EntityBatch:
         return EntityBatch(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
     def take(self, rows: Tensor) -> EntityBatch:
-        """Return the entities in `rows` (numbers or a mask), without columns that only pad."""
+        """Return the entities in `rows` (numbers or a mask), without columns of padding alone."""
         mask = self.attention_mask[rows]
         used = mask.any(dim=0)
         return EntityBatch(

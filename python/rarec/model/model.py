@@ -1,6 +1,6 @@
 """Two towers over one language model: soft prompts, representations, scores.
 
-Yu et al. 2024 (arXiv:2402.04527), as written in DESIGN.md section 1.
+Yu et al. 2024 (arXiv:2402.04527), see docs/method.md.
 
 Axes: B batch, C candidate items, H hidden size, E width of the ID vectors, K ID tokens of an
 entity, P learnable vectors.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from torch.nn import functional as F
 from rarec.artifacts import read_config, write_config, write_folder
 from rarec.backbone import Backbone, LanguageModel, PreparedPrefixes
 from rarec.ids import IDEmbeddings, load_ids
-from rarec.model.config import ModelConfig
 from rarec.model.entities import EntityBatch
 from rarec.model.tower import Tower
-from rarec.prompts import PromptConfig
+from rarec.settings import ModelSettings, PromptSettings, as_dict, from_dict
 
-FORMAT = "rarec.model/2"
+FORMAT = "rarec.model/3"
 ADAPTER = "adapter.safetensors"
 
 
@@ -36,16 +35,18 @@ class RARec(nn.Module):
     """User and item towers over one backbone.
 
     Args:
-        backbone: Frozen, and then no parameter of this module and not in its state; or, with
-            `config.tune`, changed in place: the weights that are trained are in both.
-        user_id_dim: Width of the users' ID vectors.
-        item_id_dim: Width of the items' ID vectors.
-        config: What is trained.
-        prompts: How the texts are made that it is trained on; kept with the model.
+        backbone: The language model. It is frozen, and then none of its weights is a parameter of
+            this module or in its state. With `settings.tune` it is changed in place, and the
+            weights that are trained are in both.
+        user_id_dim: Width of the ID vectors of users.
+        item_id_dim: Width of the ID vectors of items.
+        settings: Which parts are trained.
+        prompts: How the texts are made. They are kept with the model.
+        seed: Seed of the initial values.
 
     Raises:
-        ValueError: If the backbone's weights are to be trained and already are, by another model;
-            if prefixes are to pass through norms that it does not have.
+        ValueError: If the weights of the backbone are to be trained and another model already
+            trains them, or if prefixes are to pass through norms that it does not have.
     """
 
     def __init__(
@@ -54,54 +55,61 @@ class RARec(nn.Module):
         *,
         user_id_dim: int,
         item_id_dim: int,
-        config: ModelConfig | None = None,
-        prompts: PromptConfig | None = None,
+        settings: ModelSettings | None = None,
+        prompts: PromptSettings | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        # not `config`: the trainer of transformers writes into a model's config
-        self.model_config = config = config or ModelConfig()
-        self.prompts = prompts or PromptConfig()
+        # not `config`: the trainer of transformers writes into the config of a model
+        self.settings = settings = settings or ModelSettings()
+        self.prompts = prompts or PromptSettings()
+        self.seed = seed
         # hidden from torch, so that neither checkpoints nor optimisers see the frozen weights
         object.__setattr__(self, "backbone", backbone)
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = torch.Generator().manual_seed(seed)
         sizes = backbone.state_sizes[self.prompted_layers]
-        if config.prefix_norm:
+        if settings.prefix_norm:
             # a model without norms is refused here
             backbone.normed(torch.ones(len(sizes), backbone.hidden_size, device=backbone.device))
-        uses = int(config.use_ids)
-        self.user = Tower(sizes, backbone.hidden_size, uses * user_id_dim, config, generator)
-        self.item = Tower(sizes, backbone.hidden_size, uses * item_id_dim, config, generator)
+        uses = int(settings.use_ids)
+        self.user = Tower(sizes, backbone.hidden_size, uses * user_id_dim, settings, generator)
+        self.item = Tower(sizes, backbone.hidden_size, uses * item_id_dim, settings, generator)
         self.log_temperature = nn.Parameter(
-            torch.tensor(math.log(config.temperature)),
-            requires_grad=config.similarity == "cosine" and config.learn_temperature,
+            torch.tensor(math.log(settings.temperature)),
+            requires_grad=settings.similarity == "cosine" and settings.learn_temperature,
         )
-        if config.id_score == "learned":
-            self.log_id_weight = nn.Parameter(torch.tensor(math.log(config.id_weight)))
-        if config.tune != "none":
-            weights = backbone.train_weights(
-                config.tune, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed
-            )
-            # torch takes no name with dots for one
-            self.llm = nn.ParameterDict(
-                {name.replace(".", "/"): weight for name, weight in weights.items()}
-            )
+        if settings.id_score == "learned":
+            self.log_id_weight = nn.Parameter(torch.tensor(math.log(settings.id_weight)))
+        if settings.tune != "none":
+            self.llm = self._tuned_weights()
         self.to(backbone.device)
+
+    def _tuned_weights(self) -> nn.ParameterDict:
+        """Return the weights of the language model that are trained, by name."""
+        settings = self.settings
+        weights = self.backbone.train_weights(
+            settings.tune, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=self.seed
+        )
+        # torch takes no name with dots for a parameter
+        return nn.ParameterDict(
+            {name.replace(".", "/"): weight for name, weight in weights.items()}
+        )
 
     backbone: Backbone
 
     @property
     def prompted_layers(self) -> slice:
-        """The layers whose input a soft prompt is put beside: the first, if before the text."""
-        if self.model_config.placement == "inputs":
+        """The layers whose input a soft prompt stands beside; the first one with `inputs`."""
+        if self.settings.placement == "inputs":
             return slice(0, 1)
-        most = self.model_config.layers
-        return slice(0 if most is None else max(0, self.backbone.n_layers - most), None)
+        most = self.settings.layers
+        return slice(0 if most == "all" else max(0, self.backbone.n_layers - most), None)
 
     @property
     def keeps_lower_states(self) -> bool:
         """Whether the states below the lowest prefix never change, and reading can begin there."""
-        config = self.model_config
-        frozen = config.placement == "layers" and config.tune == "none"
+        settings = self.settings
+        frozen = settings.placement == "layers" and settings.tune == "none"
         return frozen and self.backbone.takes_lower_states(self.prompted_layers.start)
 
     def forward(self, users: EntityBatch, items: EntityBatch) -> tuple[Tensor, Tensor]:
@@ -117,65 +125,65 @@ class RARec(nn.Module):
     ) -> Tensor:
         """Return `[B, H]` float32: representations of users or items; unit length if cosine.
 
-        Entities without an ID vector are read with the learnable vectors alone. In training some
-        of the others are too (`config.id_dropout`), and vectors have noise (`config.id_noise`).
+        Entities without an ID vector are read with the learnable vectors alone. In training, some
+        of the others are too (`settings.id_dropout`).
 
         Args:
-            tower: Of the batch.
+            tower: The tower of the batch.
             batch: B users or items.
-            prepared: What `prepare` gave for the tower as it is now; no gradients go there.
+            prepared: What `prepare` returned for the tower as it is now. No gradients go there.
         """
         if self.training:
-            batch = self._disturbed(tower, batch)
+            batch = self._with_id_dropout(tower, batch)
         return self._read(tower, batch, prepared)
 
-    def _disturbed(self, tower: Tower, batch: EntityBatch) -> EntityBatch:
-        """Return the batch as training reads it, drawn from the generator of torch for the CPU."""
-        config, vectors = self.model_config, batch.id_vectors
-        if vectors is None or not tower.id_dim:
+    def _with_id_dropout(self, tower: Tower, batch: EntityBatch) -> EntityBatch:
+        """Return the batch with ID vectors left out, drawn from the CPU generator of torch."""
+        vectors, share = batch.id_vectors, self.settings.id_dropout
+        if vectors is None or not tower.id_dim or not share:
             return batch
-        has_id = batch.has_id
-        if config.id_dropout:
-            kept = (torch.rand(len(batch)) >= config.id_dropout).to(vectors.device)
-            has_id = kept if has_id is None else has_id & kept
-        if config.id_noise:
-            noise = torch.randn(vectors.shape).to(vectors)
-            vectors = vectors + config.id_noise * tower.id_scale * noise
-        return replace(batch, id_vectors=vectors, has_id=has_id)
+        kept = (torch.rand(len(batch)) >= share).to(vectors.device)
+        return replace(batch, has_id=kept if batch.has_id is None else batch.has_id & kept)
 
     def _read(self, tower: Tower, batch: EntityBatch, prepared: PreparedPrefixes | None) -> Tensor:
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
             return self._read_mixed(tower, batch, batch.has_id, prepared)
         vectors = batch.id_vectors if tower.id_dim else None
-        given: dict[str, Any] = {"lower": batch.lower}
-        if prepared is not None:
-            given["prefixes"] = prepared.of(vectors)
+        if prepared is None:
+            given = self._soft_prompts(tower, vectors, len(batch))
         else:
-            shared, own = tower.shared_prompts(), None
-            if vectors is not None:
-                own = tower.project(vectors)
-            if self.model_config.prefix_norm:
-                shared = self.backbone.normed(shared)
-                own = None if own is None else self.backbone.normed(own)
-            if self.model_config.placement == "inputs":
-                before = shared.expand(len(batch), -1, -1)
-                given["before"] = before if own is None else torch.cat([before, own[0]], dim=1)
-            else:
-                given |= {"shared": shared, "own": own}
-        states = self.backbone.last_hidden_states(batch.input_ids, batch.attention_mask, **given)
-        pool = tower.pool if self.model_config.pool == "attention" else self.backbone.pool
-        pooled = pool(states, batch.attention_mask).float()
-        return F.normalize(pooled, dim=-1) if self.model_config.similarity == "cosine" else pooled
+            given = {"prefixes": prepared.of(vectors)}
+        states = self.backbone.last_hidden_states(
+            batch.input_ids, batch.attention_mask, lower=batch.lower, **given
+        )
+        pooled = self.backbone.pool(states, batch.attention_mask).float()
+        return F.normalize(pooled, dim=-1) if self.settings.similarity == "cosine" else pooled
+
+    def _soft_prompts(
+        self, tower: Tower, vectors: Tensor | None, n_texts: int
+    ) -> dict[str, Tensor | None]:
+        """Return the arguments of the backbone with the soft prompts of a batch."""
+        shared = tower.shared_prompts()
+        own = None if vectors is None else tower.project(vectors)
+        if self.settings.prefix_norm:
+            shared = self.backbone.normed(shared)
+            own = None if own is None else self.backbone.normed(own)
+        if self.settings.placement == "inputs":
+            before = shared.expand(n_texts, -1, -1)
+            return {"before": before if own is None else torch.cat([before, own[0]], dim=1)}
+        return {"shared": shared, "own": own}
 
     @torch.no_grad()
     def prepare(self, tower: Tower, n_vectors: int) -> PreparedPrefixes | None:
-        """Return the prefixes of a tower for `encode` of many batches; None if each makes its own.
+        """Return the prefixes of a tower for `encode` of many batches.
+
+        None if they cannot be prepared, and each batch computes its prefixes.
 
         Args:
-            tower: One of the two; what is prepared is of its present values.
-            n_vectors: ID vectors that there will be.
+            tower: One of the two towers, with the values that it has now.
+            n_vectors: Number of ID vectors in all batches.
         """
-        if self.model_config.placement == "inputs" or self.model_config.prefix_norm:
+        if self.settings.placement == "inputs" or self.settings.prefix_norm:
             return None
         projector, bias = tower.projections() or (None, None)
         return self.backbone.prepare(tower.shared_prompts(), projector, bias, n_vectors=n_vectors)
@@ -208,17 +216,17 @@ class RARec(nn.Module):
 
     @property
     def id_weight(self) -> Tensor | float:
-        """What the ID model's scores are multiplied by in training; 0 if they are left out."""
-        if self.model_config.id_score == "learned":
+        """Weight of the scores of the ID model in training; 0 if they are left out."""
+        if self.settings.id_score == "learned":
             return self.log_id_weight.exp()
-        return self.model_config.id_weight if self.model_config.id_score == "fixed" else 0.0
+        return self.settings.id_weight if self.settings.id_score == "fixed" else 0.0
 
     def n_trainable(self) -> int:
         """Return the number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def description(self) -> dict[str, Any]:
-        """Return how the model is built, as JSON can hold it."""
+        """Return how the model is built, in values that JSON can hold."""
         return {
             "llm": self.backbone.name,
             "llm_revision": self.backbone.revision,
@@ -227,8 +235,9 @@ class RARec(nn.Module):
             "pooling": self.backbone.pooling,
             "user_id_dim": self.user.id_dim,
             "item_id_dim": self.item.id_dim,
-            "model": asdict(self.model_config),
-            "prompts": asdict(self.prompts),
+            "model": as_dict(self.settings),
+            "prompts": as_dict(self.prompts),
+            "seed": self.seed,
         }
 
     def save_pretrained(
@@ -236,12 +245,12 @@ class RARec(nn.Module):
     ) -> None:
         """Write what was trained as a folder: config.json, adapter.safetensors.
 
-        The language model is kept by name (and revision), so the folder holds a few MB.
+        The language model is kept by its name (and revision), so the folder holds a few MB.
 
         Args:
-            folder: New, empty, or a model that is replaced.
-            ids: The ID embeddings, to be kept inside as `ids/`; or where they are, a path from
-                the folder.
+            folder: A new or an empty folder, or a model that is replaced.
+            ids: The ID embeddings, which are kept inside as `ids/`; or a path from the folder to
+                them.
         """
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         with write_folder(folder) as temporary:
@@ -265,16 +274,16 @@ class RARec(nn.Module):
         )
 
     @staticmethod
-    def config_of(folder: str | os.PathLike[str]) -> ModelConfig:
-        """Return what of the model in a folder was trained."""
-        return ModelConfig(**read_config(folder, FORMAT)["model"])
+    def settings_of(folder: str | os.PathLike[str]) -> ModelSettings:
+        """Return the settings of the model in a folder."""
+        return from_dict(ModelSettings, read_config(folder, FORMAT)["model"])
 
     @staticmethod
     def ids_of(folder: str | os.PathLike[str]) -> IDEmbeddings | None:
-        """Return the ID embeddings kept with a model or referred to by it; None without any.
+        """Return the ID embeddings of a model, kept with it or elsewhere; None without any.
 
         Raises:
-            ValueError: If the folder holds no model, or they are not where it says.
+            ValueError: If the folder holds no model, or the ID embeddings are not in their place.
         """
         place = read_config(folder, FORMAT)["ids"]
         return None if place is None else load_ids(Path(folder) / place)
@@ -286,11 +295,11 @@ class RARec(nn.Module):
         """Return the model of a folder.
 
         Args:
-            folder: What `save_pretrained` wrote.
-            backbone: The language model, if it is already there; else it is loaded by its name.
+            folder: A folder that `save_pretrained` wrote.
+            backbone: The language model. By default it is loaded by its name.
 
         Raises:
-            ValueError: If the folder holds no model, or one that the backbone does not fit.
+            ValueError: If the folder holds no model, or the backbone does not fit it.
         """
         stored = read_config(folder, FORMAT)
         if backbone is None:
@@ -309,8 +318,9 @@ class RARec(nn.Module):
             backbone,
             user_id_dim=stored["user_id_dim"],
             item_id_dim=stored["item_id_dim"],
-            config=ModelConfig(**stored["model"]),
-            prompts=PromptConfig(**stored["prompts"]),
+            settings=from_dict(ModelSettings, stored["model"]),
+            prompts=from_dict(PromptSettings, stored["prompts"]),
+            seed=stored["seed"],
         )
         file = Path(folder) / ADAPTER
         try:

@@ -1,37 +1,41 @@
 """Training of the towers on chosen samples."""
 
 from rarec.training.arguments import training_arguments
-from rarec.training.averaging import WeightAverage, check_decay
-from rarec.training.batches import LengthSampler, TrainingBatch, TrainingData
-from rarec.training.config import LossConfig
-from rarec.training.id_scores import HardNegatives, IDScores
-from rarec.training.lower_states import KeptLowerStates, LowerStates
-from rarec.training.state_cache import LowerStateCache
-from rarec.training.text_states import TextStates, text_states
-from rarec.training.trainer import (
-    RARecTrainer,
-    RichProgress,
-    TrainingReport,
-    train,
+from rarec.training.batches import TrainingBatch, TrainingData
+from rarec.training.callbacks import RichProgress
+from rarec.training.checkpoints import newest_checkpoint
+from rarec.training.id_scores import IDScores
+from rarec.training.lower_states import (
+    LowerStates,
+    TrainingLowerStates,
+    lower_states,
+    training_lower_states,
 )
+from rarec.training.negatives import ExtraNegatives, HardNegatives
+from rarec.training.order import LengthSampler
+from rarec.training.run import TrainingReport, train
+from rarec.training.state_cache import StateCache
+from rarec.training.text_states import TextStates, text_states
+from rarec.training.trainer import RARecTrainer
 
 __all__ = [
+    "ExtraNegatives",
     "HardNegatives",
     "IDScores",
-    "KeptLowerStates",
     "LengthSampler",
-    "LossConfig",
-    "LowerStateCache",
     "LowerStates",
     "RARecTrainer",
     "RichProgress",
+    "StateCache",
     "TextStates",
     "TrainingBatch",
     "TrainingData",
+    "TrainingLowerStates",
     "TrainingReport",
-    "WeightAverage",
-    "check_decay",
+    "lower_states",
+    "newest_checkpoint",
     "text_states",
     "train",
     "training_arguments",
+    "training_lower_states",
 ]

@@ -1,50 +1,66 @@
-"""The arguments of a training: those of transformers, with other defaults, and where it runs."""
+"""The arguments of a training for transformers, and the device where it runs."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from rarec.settings import TrainingSettings
 
-def training_arguments(output: str | os.PathLike[str], **changes: Any) -> TrainingArguments:
-    """Return the arguments of transformers with the defaults of rarec.
+# what every training of rarec has unless `other` says something else
+_DEFAULTS: dict[str, Any] = {
+    "save_total_limit": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_drop_last": True,
+    "dataloader_pin_memory": False,
+    "train_sampling_strategy": "group_by_length",
+}
+
+
+def training_arguments(
+    output: str | os.PathLike[str], settings: TrainingSettings | None = None, *, seed: int = 0
+) -> TrainingArguments:
+    """Return the arguments of transformers for the settings of a training.
 
     Args:
         output: Folder of checkpoints and logs.
-        **changes: Any argument of `transformers.TrainingArguments`.
+        settings: How long and how fast is trained.
+        seed: Seed of the batches and of the random numbers in the training.
+
+    Raises:
+        ValueError: If transformers has no argument that is in `settings.other`, or refuses it.
     """
-    defaults: dict[str, Any] = {
-        "max_steps": 120,
-        "per_device_train_batch_size": 64,
-        "learning_rate": 3e-3,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 10,
-        "weight_decay": 0.01,
-        "logging_steps": 10,
-        "save_steps": 50,
-        "save_total_limit": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_drop_last": True,
-        "dataloader_pin_memory": False,
-        "train_sampling_strategy": "group_by_length",
+    settings = settings or TrainingSettings()
+    known = {field.name for field in fields(TrainingArguments) if field.init} - {"output_dir"}
+    for name in settings.other:
+        if name not in known:
+            raise ValueError(
+                f"expected training.other of transformers.TrainingArguments, got {name!r}"
+            )
+    stated = {
+        field.name: getattr(settings, field.name)
+        for field in fields(settings)  # type: ignore[arg-type]
+        if field.name != "other"
     }
-    return TrainingArguments(output_dir=str(output), **{**defaults, **changes})
+    return TrainingArguments(
+        output_dir=str(output), seed=seed, **{**_DEFAULTS, **stated, **settings.other}
+    )
 
 
 def on_device(args: TrainingArguments, device: torch.device) -> TrainingArguments:
-    """Return the arguments of a training where the language model is, which nobody moves.
+    """Return the arguments of a training on the device of the language model.
 
     Args:
-        args: As they are given.
-        device: Of the language model.
+        args: The arguments as they are given.
+        device: Device of the language model, which stays there.
 
     Raises:
-        ValueError: If it is on a GPU, and transformers trains elsewhere.
+        ValueError: If the model is on a GPU, and transformers trains elsewhere.
     """
     if device.type == "cpu" and args.device.type != "cpu":
         return replace(args, use_cpu=True)

@@ -1,42 +1,43 @@
-"""Training batches: users, the unique items they are scored against, and who is no negative.
+"""Training batches: users, the different items they are scored against, and their negatives.
 
 Axes: S samples, B batch, C candidate items, N items, L layers, H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from rarec.encoding import Entities
 from rarec.model import EntityBatch
-from rarec.selection import NegativeSampler, Samples, collisions
-from rarec.training.id_scores import HardNegatives, IDScores
+from rarec.selection import Samples, collisions
+from rarec.training.id_scores import IDScores
+from rarec.training.negatives import ExtraNegatives, HardNegatives
 from rarec.training.text_states import TextStates
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """One step's input.
+    """The input of one step.
 
     Attributes:
         users: B users as they were before their targets.
-        items: C different items: the targets, and extra negatives.
+        items: C different items: the targets and further negatives.
         user_rows: `[B]` numbers of the samples.
         item_rows: `[C]` numbers of the items.
-        positives: `[B]` int64 column of each user's target.
-        negatives: `[B, C]` bool: which items are true negatives of a user.
-        log_probability: `[C]` float32: log of how often an item is expected in such a batch.
-        same_user: `[B, B]` bool: rows of one user.
+        positives: `[B]` int64 column of the target of each user.
+        negatives: `[B, C]` bool, true where an item is a negative of a user.
+        log_probability: `[C]` float32 log of how often an item is expected in such a batch.
+        same_user: `[B, B]` bool, true where two rows are of one user.
         user_text: `[B, L, H]` text-only states, or None.
         item_text: `[C, L, H]` text-only states, or None.
-        id_scores: `[B, C]` float32 of the ID model, NaN in rows it has no vector of; or None.
+        id_scores: `[B, C]` float32 scores of the ID model, or None. Rows of samples that the ID
+            model has no vector of are NaN.
     """
 
     users: EntityBatch
@@ -59,12 +60,14 @@ class TrainingData(Dataset[int]):
         samples: S samples.
         users: S rows, the user of each sample before its target.
         items: N rows, the catalogue.
-        sampler: Draws extra negatives; None for in-batch ones alone.
-        n_extra: Extra negatives per row of a batch.
-        user_text: Text-only states of the S rows, needed by the alignment loss.
-        item_text: Text-only states of the N rows.
-        id_scores: Of the samples over the catalogue, needed by the distillation.
-        hard: Draws hard negatives; None for none.
+        extra: Random negatives beside the items of the batch.
+        hard: Hard negatives beside the items of the batch.
+        text: Text-only states of the S users and the N items, for the alignment loss.
+        id_scores: Scores of the ID model for the samples, to be added to those of the model.
+
+    Raises:
+        ValueError: If there is no sample, or the arguments have not as many rows as there are
+            samples.
     """
 
     def __init__(
@@ -73,20 +76,15 @@ class TrainingData(Dataset[int]):
         users: Entities,
         items: Entities,
         *,
-        sampler: NegativeSampler | None = None,
-        n_extra: int = 0,
-        user_text: TextStates | None = None,
-        item_text: TextStates | None = None,
-        id_scores: IDScores | None = None,
+        extra: ExtraNegatives | None = None,
         hard: HardNegatives | None = None,
+        text: tuple[TextStates, TextStates] | None = None,
+        id_scores: IDScores | None = None,
     ) -> None:
         if len(samples) == 0:
             raise ValueError("expected training samples, got none")
-        if len(users) != len(samples):
-            raise ValueError(f"expected {len(samples)} users, got {len(users)}")
-        if n_extra and sampler is None:
-            raise ValueError(f"expected a sampler for {n_extra} extra negatives, got none")
         for name, rows in (
+            ("users", users),
             ("ID scores", None if id_scores is None else id_scores.queries),
             ("pools of hard negatives", None if hard is None else hard.pools),
         ):
@@ -95,12 +93,10 @@ class TrainingData(Dataset[int]):
         self.samples = samples
         self.users = users
         self.items = items
-        self.sampler = sampler
-        self.n_extra = n_extra
-        self.user_text = user_text
-        self.item_text = item_text
-        self.id_scores = id_scores
+        self.extra = extra
         self.hard = hard
+        self.text = text
+        self.id_scores = id_scores
         self._user_numbers = samples.users
         self._targets = samples.targets
         self._seen = samples.histories.sorted_unique()
@@ -114,32 +110,34 @@ class TrainingData(Dataset[int]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`[S]` tokens of each sample's user text."""
+        """`[S]` number of tokens in the user text of each sample."""
         return self.users.tokens.lengths
+
+    @property
+    def items_per_sample(self) -> int:
+        """Most items that a sample brings into a batch."""
+        further = (self.extra, self.hard)
+        return 1 + sum(negatives.n for negatives in further if negatives is not None)
+
+    def possible_items(self) -> NDArray[np.int64]:
+        """Return the numbers of all items that can be in a batch, ascending."""
+        if self.extra is not None:
+            return np.arange(len(self.items))
+        expected = self._target_share
+        return np.flatnonzero(expected if self.hard is None else expected + self.hard.expected)
 
     def batch(self, rows: ArrayLike, *, step: int) -> TrainingBatch:
         """Return the batch of the samples in `rows`.
 
         Args:
             rows: `[B]` sample numbers.
-            step: Number of the batch; with the sampler's seed it fixes the extra negatives.
+            step: Number of the batch. With the seeds of the negatives it fixes their draws.
         """
         rows = np.asarray(rows, dtype=np.int64)
         users, targets = self._user_numbers[rows], self._targets[rows]
-        pools: list[NDArray[np.integer]] = [targets]
-        expected = len(rows) * self._target_share
-        if self.sampler is not None and self.n_extra:
-            pools.append(self.sampler.sample(users, self.n_extra, step=step).ravel())
-        if self.hard is not None:
-            drawn = self.hard.sample(rows, step=step)
-            pools.append(drawn[drawn >= 0])
-            expected = expected + len(rows) * self.hard.expected
-        candidates = np.unique(np.concatenate(pools))
-        frequency = expected[candidates]
-        if self.sampler is not None and self.n_extra:
-            log_q = self.sampler.log_probability(candidates)
-            frequency = frequency + len(rows) * self.n_extra * np.exp(log_q)
+        candidates, expected = self._candidates(rows, step)
         positives = np.searchsorted(candidates, targets)
+        user_text, item_text = (None, None) if self.text is None else self.text
         return TrainingBatch(
             users=self.users.batch(rows),
             items=self.items.batch(candidates),
@@ -147,12 +145,30 @@ class TrainingData(Dataset[int]):
             item_rows=candidates.astype(np.int64),
             positives=torch.from_numpy(positives),
             negatives=torch.from_numpy(self._negatives(users, candidates, positives)),
-            log_probability=torch.from_numpy(np.log(frequency).astype(np.float32)),
+            log_probability=torch.from_numpy(np.log(expected).astype(np.float32)),
             same_user=torch.from_numpy(users[:, None] == users[None, :]),
-            user_text=None if self.user_text is None else self.user_text.rows(rows),
-            item_text=None if self.item_text is None else self.item_text.rows(candidates),
+            user_text=None if user_text is None else user_text.rows(rows),
+            item_text=None if item_text is None else item_text.rows(candidates),
             id_scores=None if self.id_scores is None else self.id_scores.of(rows, candidates),
         )
+
+    def _candidates(
+        self, rows: NDArray[np.int64], step: int
+    ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+        """Return `[C]` different items of a batch, and how often each is expected in it."""
+        pools: list[NDArray[np.integer]] = [self._targets[rows]]
+        expected = len(rows) * self._target_share
+        if self.extra is not None:
+            pools.append(self.extra.sample(self._user_numbers[rows], step=step).ravel())
+        if self.hard is not None:
+            drawn = self.hard.sample(rows, step=step)
+            pools.append(drawn[drawn >= 0])
+            expected = expected + len(rows) * self.hard.expected
+        candidates = np.unique(np.concatenate(pools))
+        expected = expected[candidates]
+        if self.extra is not None:
+            expected = expected + len(rows) * self.extra.expected(candidates)
+        return candidates, expected
 
     def _negatives(
         self,
@@ -160,53 +176,9 @@ class TrainingData(Dataset[int]):
         candidates: NDArray[np.integer],
         positives: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        """Return `[B, C]`: false at each user's own target and at all the user has in training."""
+        """Return `[B, C]`: false at the target of each user and at all items of its history."""
         negatives = np.ones((len(users), len(candidates)), dtype=bool)
         rows, columns = collisions(self._seen, users, candidates).T
         negatives[rows, columns] = False
         negatives[np.arange(len(users)), positives] = False
         return negatives
-
-
-class LengthSampler(Sampler[int]):
-    """Sample numbers in an order in which each batch holds texts of like length.
-
-    The order depends on seed and epoch alone, so a resumed training sees the same batches.
-
-    Args:
-        lengths: `[S]` tokens of each sample.
-        batch_size: Samples of a batch.
-        seed: Of the order.
-        pool: Batches that are sorted together: more, and padding shrinks, less, and the batches
-            are more random.
-    """
-
-    def __init__(
-        self, lengths: NDArray[np.int64], batch_size: int, *, seed: int, pool: int = 16
-    ) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.pool = pool
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Fix which pass over the samples comes next."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))
-        # the short batch is set aside before the sorting: it may be dropped, and must not always
-        # be the longest texts; it comes last, or the loader would cut all that follow anew
-        n_batches = len(order) // self.batch_size
-        order, short = np.split(order, [n_batches * self.batch_size])
-        for start in range(0, len(order), self.pool * self.batch_size):
-            pool = order[start : start + self.pool * self.batch_size]
-            pool[:] = pool[np.argsort(self.lengths[pool], kind="stable")]
-        batches = order.reshape(n_batches, self.batch_size)
-        yield from batches[generator.permutation(n_batches)].ravel().tolist()
-        yield from short.tolist()

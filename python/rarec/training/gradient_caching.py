@@ -1,9 +1,9 @@
 """Representations of a batch larger than memory: gradient caching (Gao et al. 2021).
 
-The loss of a batch needs all its representations, but what is between a text and its representation
-only to pass the gradient on. So each chunk is read once for its representations alone, and once
-more when the loss has given the gradient that they get (arXiv:2101.06983). The gradients are those
-of the whole batch.
+The loss of a batch needs all its representations. The states between a text and its representation
+are needed only to pass the gradient on. So each chunk is read once for its representations alone,
+and once more when the loss has given their gradient (arXiv:2101.06983). The gradients are those of
+the whole batch.
 
 Axes: B batch, H hidden size.
 """
@@ -37,11 +37,11 @@ def encode_in_chunks(
 
     Args:
         model: The model.
-        tower: Of the batch.
+        tower: The tower of the batch.
         batch: B users or items.
-        size: Entities of a chunk at most.
-        lower: Completes the chunks with their lower states, if there are any.
-        numbers: `[B]` which texts of `lower` they are.
+        size: Most users or items of a chunk.
+        lower: Lower states that the chunks are filled with, if there are any.
+        numbers: `[B]` numbers of the texts in `lower`.
     """
     order = batch.attention_mask.sum(dim=1).argsort(stable=True)
     parts = []
@@ -50,7 +50,7 @@ def encode_in_chunks(
         if lower is None or numbers is None:
             complete = partial(chunk.to, model.backbone.device)
         else:
-            # here and not once for all: read again with the chunk, they take no memory between
+            # read again with the chunk, so that they take no memory between its two readings
             complete = partial(lower.fill, chunk, numbers[rows.numpy()])
         # it keeps the random state of the devices of its arguments, so one of them is a weight
         part = checkpoint(_encode, model, tower, complete, tower.prefix, use_reentrant=False)

@@ -1,17 +1,15 @@
 """Text-only states of texts (`g` of the alignment loss): computed once, kept in a file.
 
-The alignment loss reads cosines, so each state is kept as a vector of length one: float16 holds
-it whatever the model, while the states of large models can pass its largest number.
+The alignment loss reads cosines, so each state is kept as a vector of length one. float16 can hold
+such a vector of any model, while the states of large models can exceed its largest number.
 
-Axes: R rows (texts), L layers, H hidden size.
+Axes: R rows (texts), B batch, L layers, H hidden size.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -20,15 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rarec.backbone import Backbone
-from rarec.encoding import length_batches
+from rarec.encoding import plan_batches
 from rarec.prompts import Tokens
+from rarec.training.state_cache import Part, StateCache, texts_hash
 
 
 class TextStates:
     """Directions of the pooled states entering each layer, read from disk as they are needed.
 
     Args:
-        table: `[R, L, H]` float16, each `[r, l]` of length one; usually mapped from a file.
+        table: `[R, L, H]` float16, each `[r, l]` of length one. Usually it is mapped from a file.
     """
 
     def __init__(self, table: NDArray[np.float16]) -> None:
@@ -42,70 +41,39 @@ class TextStates:
 def text_states(
     backbone: Backbone,
     tokens: Tokens,
-    folder: str | os.PathLike[str],
     *,
-    batch_tokens: int = 4096,
+    cache: StateCache | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> TextStates:
-    """Return the text-only states of all texts, from the folder if they are already there.
-
-    The file is named by a hash of the model's weights and the tokens: the model is frozen, so the
-    states of a text never change.
+    """Return the text-only states of all texts, computed now if the cache does not have them.
 
     Args:
         backbone: The frozen model.
-        tokens: R texts.
-        folder: Where the states are kept.
-        batch_tokens: Tokens of a batch at most, padding included.
-        on_rows: Called after each batch with the number of rows it had.
+        tokens: R texts, at least one.
+        cache: The cache. By default it is the one in the cache folder of rarec.
+        on_rows: Called after each batch that is computed with its number of rows.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = cache or StateCache()
     shape = (len(tokens), backbone.n_layers, backbone.hidden_size)
     name = texts_hash(f"directions {backbone.pooling}", backbone, tokens)
-    path = folder / f"{name}.npy"
-    if not path.exists():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        table = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        try:
-            for rows in length_batches(tokens.lengths, batch_tokens):
-                ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
-                states = F.normalize(backbone.text_states(ids, mask).float(), dim=-1)
-                table[rows] = states.half().cpu().numpy()
-                if on_rows is not None:
-                    on_rows(len(rows))
-            table.flush()
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return TextStates(np.load(path, mmap_mode="r", allow_pickle=False))
+    with cache.open(
+        name,
+        math.prod(shape) * np.dtype(np.float16).itemsize,
+        lambda: _computed(backbone, tokens, on_rows),
+    ) as file:
+        # the mapping stays when the file is closed
+        return TextStates(np.memmap(file, dtype=np.float16, mode="r", shape=shape))
 
 
-def texts_hash(kind: str, backbone: Backbone, tokens: Tokens) -> str:
-    """Return a name for states of one kind that a model has for texts.
-
-    Args:
-        kind: Which states.
-        backbone: The frozen model.
-        tokens: R texts.
-    """
-    digest = hashlib.sha256(kind.encode())
-    for name, weight in backbone.model.state_dict().items():
-        digest.update(name.encode())
-        if backbone.quantization == "8bit" and type(weight) is not Tensor:
-            # a tensor of torchao, which has no sum
-            weight = weight.dequantize()
-        # sums tell one model from another; hashing gigabytes of weights would not be quick
-        digest.update(repr((list(weight.shape), str(weight.dtype), _sum_of_bits(weight))).encode())
-    for array in (tokens.offsets, tokens.ids):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _sum_of_bits(weight: Tensor) -> int:
-    """Return the sum of a tensor's values read as whole numbers: the same in any order of adding.
-
-    A sum of floats is not: it changes with the number of threads.
-    """
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(weight.contiguous().view(whole[weight.element_size()]).sum(dtype=torch.int64))
+def _computed(
+    backbone: Backbone, tokens: Tokens, on_rows: Callable[[int], None] | None
+) -> Iterator[Part]:
+    """Yield the states of each text, and their place in the file."""
+    for rows in plan_batches(tokens.lengths):
+        ids, mask = (part.to(backbone.device) for part in tokens.batch(rows))
+        states = F.normalize(backbone.text_states(ids, mask).float(), dim=-1)
+        table = states.half().flatten(1).cpu().numpy().view(np.uint8)
+        for row, data in zip(rows.tolist(), table, strict=True):
+            yield row * data.nbytes, data
+        if on_rows is not None:
+            on_rows(len(rows))
