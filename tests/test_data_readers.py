@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarec.data import Columns, DataError, ReadOptions, read_dataset
+from rarec.data import DataError, read_dataset
 from rarec.data.titles import clean_title, join_texts
+from rarec.settings import ColumnSettings, ReadSettings
 
 SHARED = Path(
     os.environ.get("RAREC_SHARED_DATA", Path(__file__).parents[1].parent / "shared" / "data")
@@ -124,12 +125,12 @@ def test_iso_times_become_seconds(text):
 
 def test_columns_can_be_renamed_and_texts_joined(tmp_path):
     write(
-        tmp_path, e__tsv="who\twhat\twhen\nu\ta\t1\n", i__csv="asin,name,brand\na,Lamp,<b>Lux</b>\n"
+        tmp_path, e__tsv="who\twhat\twhen\nu\ta\t1\n", i__csv="what,name,brand\na,Lamp,<b>Lux</b>\n"
     )
     dataset = read_dataset(
         tmp_path / "e.tsv",
         tmp_path / "i.csv",
-        columns=Columns("who", "what", "when", text=("name", "brand"), text_item="asin"),
+        columns=ColumnSettings(user="who", item="what", timestamp="when", text=("name", "brand")),
     )
     assert dataset.titles == ["Lamp. Lux"]
 
@@ -150,7 +151,7 @@ def test_without_times_a_history_is_in_the_order_of_the_file():
 )
 def test_repeats_follow_the_policy(repeats, expected):
     frame = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "b", "a"], "timestamp": [1, 2, 3]})
-    dataset = read_dataset(frame, options=ReadOptions(repeats=repeats))
+    dataset = read_dataset(frame, options=ReadSettings(repeats=repeats))
     assert rows(dataset) == [expected]
     assert dataset.report.repeated == 1
 
@@ -160,7 +161,7 @@ def test_ties_keep_the_order_of_the_file_or_a_seeded_one():
     frame = pl.DataFrame({"user_id": ["u"] * 40, "item_id": items, "timestamp": [1] * 39 + [2]})
     assert rows(read_dataset(frame)) == [items]
     shuffled = [
-        rows(read_dataset(frame, options=ReadOptions(ties="shuffle", tie_seed=seed)))[0]
+        rows(read_dataset(frame, options=ReadSettings(ties="shuffle", tie_seed=seed)))[0]
         for seed in (1, 1, 2)
     ]
     assert shuffled[0] == shuffled[1]
@@ -177,7 +178,7 @@ def test_catalogue_keeps_or_drops_items_without_interactions(tmp_path):
     report = dataset.report
     assert (report.items_listed, report.items_listed_twice) == (3, 1)
     assert (report.items_not_listed, report.items_without_interactions) == (1, 1)
-    whole = read_dataset(tmp_path, options=ReadOptions(catalogue="all"))
+    whole = read_dataset(tmp_path, options=ReadSettings(catalogue="all"))
     assert whole.item_ids == ["a", "b", "c", "zz"]
     assert rows(whole) == rows(dataset)
 
@@ -185,13 +186,13 @@ def test_catalogue_keeps_or_drops_items_without_interactions(tmp_path):
 def test_filters_are_applied_and_reported(tmp_path):
     events = "user_id,item_id,timestamp,rating\nu,a,1,5\nu,b,2,4.5\nv,a,1,5\nv,b,3,5\nw,a,1,1\n"
     write(tmp_path, interactions__csv=events)
-    options = ReadOptions(min_rating=4, min_user_interactions=2, min_item_interactions=2)
+    options = ReadSettings(min_rating=4, min_user_interactions=2, min_item_interactions=2)
     dataset = read_dataset(tmp_path, options=options)
     assert by_user(dataset) == {"u": ["a", "b"], "v": ["a", "b"]}
     assert dataset.report.below_min_rating == 1
     assert dataset.report.core == (2, 2)
     with pytest.raises(DataError, match="ratings of at least 6, got none"):
-        read_dataset(tmp_path, options=ReadOptions(min_rating=6))
+        read_dataset(tmp_path, options=ReadSettings(min_rating=6))
 
 
 HEAD = "user_id,item_id,timestamp\n"
@@ -305,16 +306,16 @@ def test_bad_arguments_are_refused(tmp_path):
         read_dataset(tmp_path)
     with pytest.raises(ValueError, match="expected a format of auto"):
         read_dataset(tmp_path, format="json")
-    with pytest.raises(ValueError, match="expected repeats to be first or last or keep"):
-        ReadOptions(repeats="all")
+    with pytest.raises(ValueError, match="expected repeats to be 'first', 'last' or 'keep'"):
+        ReadSettings(repeats="all")
     with pytest.raises(ValueError, match="catalogue='interacted' with min_item_interactions=2"):
-        ReadOptions(catalogue="all", min_item_interactions=2)
+        ReadSettings(catalogue="all", min_item_interactions=2)
     write(tmp_path, interactions__csv=EVENTS, x__inter="user_id:token\titem_id:token\nu\ta\n")
     with pytest.raises(DataError, match=r"in one file, got x\.inter, interactions\.csv"):
         read_dataset(tmp_path)
     assert read_dataset(tmp_path, format="table").n_users == 2
     with pytest.raises(DataError, match="expected a column 'when', got the columns 'user_id'"):
-        read_dataset(tmp_path, format="table", columns=Columns(timestamp="when"))
+        read_dataset(tmp_path, format="table", columns=ColumnSettings(timestamp="when"))
     write(tmp_path, items__csv="item_id,description\na,b\n")
     with pytest.raises(DataError, match=r"items\.csv: expected a column 'title' for titles"):
         read_dataset(tmp_path, format="table")
@@ -377,7 +378,7 @@ def test_real_data_has_the_figures_its_readme_states(
 ):
     if not (SHARED / name).is_dir():
         pytest.skip(f"no {name} in {SHARED}")
-    report = read_dataset(SHARED / name, options=ReadOptions(repeats="keep")).report
+    report = read_dataset(SHARED / name, options=ReadSettings(repeats="keep")).report
     assert (report.users, report.items, report.interactions) == (users, items, interactions)
     assert report.tie_share == pytest.approx(tie_share, abs=0.0006)
     assert report.users_with_tied_end / users == pytest.approx(tied_ends, abs=0.0006)

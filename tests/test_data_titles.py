@@ -2,8 +2,9 @@
 
 import pytest
 
-from rarec.data import Columns, DataError, read_dataset
+from rarec.data import DataError, read_dataset
 from rarec.data.titles import fill_template
+from rarec.settings import ColumnSettings
 
 EVENTS = "user_id,item_id\n007,b\n7,a\n"
 ITEMS = "item_id,title\na,One\nb,Two\n"
@@ -47,7 +48,9 @@ def test_templates_leave_out_brackets_and_punctuation_of_empty_values(template, 
 def test_titles_are_made_of_several_columns(tmp_path):
     items = "item_id,title,brand,year\na,One,Acme,1999\nb,Two,,\n"
     folder = write(tmp_path, interactions__csv=EVENTS, items__csv=items)
-    dataset = read_dataset(folder, columns=Columns(title_template="{brand} {title} ({year})"))
+    dataset = read_dataset(
+        folder, columns=ColumnSettings(title_template="{brand} {title} ({year})")
+    )
     assert dataset.titles == ["Acme One (1999)", "Two"]
     assert dataset.description["columns"]["title_template"] == "{brand} {title} ({year})"
     plain = read_dataset(folder)
@@ -61,7 +64,7 @@ def test_a_template_finds_the_column_that_a_format_says_is_the_title(tmp_path):
         x__inter="user_id:token\titem_id:token\nu\ta\n",
         x__item="item_id:token\tmovie_title:token_seq\tclass:token_seq\na\tHeat\tCrime Drama\n",
     )
-    dataset = read_dataset(folder, columns=Columns(title_template="{title} ({class})"))
+    dataset = read_dataset(folder, columns=ColumnSettings(title_template="{title} ({class})"))
     assert dataset.titles == ["Heat (Crime Drama)"]
 
 
@@ -79,7 +82,7 @@ def test_genres_of_movielens_have_one_column(tmp_path, form):
             "u__data": "u\t1\t5\t1\nu\t2\t5\t2\n",
             "u__item": f"1|Heat (1995)|||url|{some}\n2|What|||url|{unknown}\n",
         }
-    columns = Columns(title_template="{title}: {genres}")
+    columns = ColumnSettings(title_template="{title}: {genres}")
     dataset = read_dataset(write(tmp_path, **files), columns=columns)
     assert dataset.titles == ["Heat (1995): Action|Crime", "What"]
 
@@ -89,10 +92,11 @@ def test_templates_that_cannot_be_filled_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"items.csv: expected a column 'genres'.*'item_id', 'title'"
     ):
-        read_dataset(folder, columns=Columns(title_template="{title} ({genres})"))
+        read_dataset(folder, columns=ColumnSettings(title_template="{title} ({genres})"))
     with pytest.raises(DataError, match="expected a source of items"):
-        read_dataset(folder / "interactions.csv", columns=Columns(title_template="{title}"))
+        read_dataset(folder / "interactions.csv", columns=ColumnSettings(title_template="{title}"))
     with pytest.raises(ValueError, match="expected a title template with a column in braces"):
-        Columns(title_template="title")
-    with pytest.raises(ValueError, match="expected text columns or a title template"):
-        Columns(text=("title",), title_template="{title}")
+        # before any work: the folder is not there
+        read_dataset(folder / "none", columns=ColumnSettings(title_template="title"))
+    with pytest.raises(ValueError, match="expected text or title_template"):
+        ColumnSettings(text=("title",), title_template="{title}")

@@ -1,4 +1,4 @@
-"""What the training of an ID model minimises."""
+"""The losses of the ID models."""
 
 from dataclasses import replace
 
@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from rarec.ids import IDConfig
+from rarec.ids import build_encoder
 from rarec.ids.losses import Batch, full_loss, shared_loss
+from rarec.settings import IDSettings
 
 N = 40
 
 
 @pytest.fixture(scope="module")
 def batch():
-    """Return a model and what a loss is taken of, the states without gradients."""
+    """Return a model and the inputs of a loss, with states that have no gradients."""
     torch.manual_seed(0)
-    model = IDConfig(dim=8, max_history=5).build(N).eval()
+    model = build_encoder(IDSettings(dim=8, max_history=5, text=""), N).eval()
     history = torch.randint(0, N, (6, 5))
     # of four items alone, so that most are no target of the batch
     targets = torch.tensor([3, 4, 9, 20])[torch.randint(0, 4, (6, 5))]
@@ -27,7 +28,7 @@ def batch():
 def value_and_gradient(loss, batch, step=0):
     model, taken = batch
     found = loss(model, replace(taken, step=step))
-    (gradient,) = torch.autograd.grad(found, model.item_embedding.weight)
+    (gradient,) = torch.autograd.grad(found, model.items.table())
     return found, gradient[:N]
 
 

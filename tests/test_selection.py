@@ -15,7 +15,6 @@ from rarec.data import Histories
 from rarec.selection import (
     LANGUAGES,
     Samples,
-    SelectionConfig,
     TitleWords,
     buckets,
     denoise,
@@ -25,6 +24,7 @@ from rarec.selection import (
     training_samples,
     word_overlaps,
 )
+from rarec.settings import SelectionSettings
 
 TITLES = ["The Lion King", "A Lion in Winter", "Heat", "The King and I", "", "Winter Heat"]
 HISTORIES = Histories.from_lists([[0, 1, 2], [], [3, 0, 5, 1], [4]])
@@ -199,7 +199,7 @@ def test_buckets_of_spread_values_are_about_equal() -> None:
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3])
 def test_a_selection_keeps_its_budget_and_its_rule(fraction: float, diversify: bool) -> None:
     histories = planted()
-    config = SelectionConfig(fraction=fraction, diversify=diversify, denoise=True)
+    config = SelectionSettings(fraction=fraction, diversify=diversify, denoise=True)
     samples, report = select(histories, titles_of(40), config)
     everything = training_samples(histories)
     assert report.n_samples == len(everything)
@@ -209,7 +209,7 @@ def test_a_selection_keeps_its_budget_and_its_rule(fraction: float, diversify: b
     assert np.all(np.diff(samples.positions) > 0)
     again, _ = select(histories, titles_of(40), config)
     np.testing.assert_array_equal(samples.positions, again.positions)
-    other = SelectionConfig(fraction=fraction, diversify=diversify, seed=1)
+    other = SelectionSettings(fraction=fraction, diversify=diversify, seed=1)
     assert (
         samples.positions.tolist() != select(histories, titles_of(40), other)[0].positions.tolist()
     )
@@ -219,7 +219,7 @@ def test_a_diverse_selection_is_more_even_than_chance() -> None:
     histories = planted(n_users=400)
 
     def spread(diversify: bool) -> float:
-        config = SelectionConfig(fraction=0.1, diversify=diversify, denoise=False)
+        config = SelectionSettings(fraction=0.1, diversify=diversify, denoise=False)
         samples, _ = select(histories, titles_of(40), config)
         numbers, n = buckets(training_samples(histories), 40)
         held = numbers[np.isin(training_samples(histories).positions, samples.positions)]
@@ -234,7 +234,7 @@ def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
     every = training_samples(histories)
     ages = histories.offsets[1:][every.users] - every.positions
     numbers, n = buckets(every, 40) if diversify else (np.zeros(len(every), np.int32), 1)
-    config = SelectionConfig(fraction=0.1, diversify=diversify)
+    config = SelectionSettings(fraction=0.1, diversify=diversify)
     random, _ = select(histories, titles_of(40), config)
     newest, report = select(histories, titles_of(40), replace(config, order="newest"))
     chosen = np.isin(every.positions, newest.positions)
@@ -253,7 +253,7 @@ def test_the_newest_of_each_bucket_can_come_first(diversify: bool) -> None:
 
 
 def test_fewer_samples_than_the_budget_are_all_selected_and_the_report_says_so() -> None:
-    config = SelectionConfig(fraction=0.8, denoise=True)
+    config = SelectionSettings(fraction=0.8, denoise=True)
     samples, report = select(HISTORIES, TITLES, config)
     assert (report.budget, report.n_denoised, report.n_selected) == (4, 3, 3)
     assert samples.targets.tolist() == [1, 0, 1]
@@ -263,10 +263,10 @@ def test_fewer_samples_than_the_budget_are_all_selected_and_the_report_says_so()
 
 def test_a_budget_is_a_share_of_all_samples_rounded_down() -> None:
     thirty = Histories.from_lists([[0] * 31])
-    _, report = select(thirty, ["a"], SelectionConfig(fraction=0.1, denoise=False))
+    _, report = select(thirty, ["a"], SelectionSettings(fraction=0.1, denoise=False))
     assert (report.n_samples, report.budget, report.n_denoised) == (30, 3, None)
     twenty_nine = Histories.from_lists([[0] * 30])
-    _, report = select(twenty_nine, ["a"], SelectionConfig(fraction=0.1))
+    _, report = select(twenty_nine, ["a"], SelectionSettings(fraction=0.1))
     assert report.budget == 2
 
 
@@ -279,19 +279,23 @@ def test_a_selection_of_nothing_is_empty() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fraction": 0.0}, "fraction above 0"),
-        ({"fraction": 1.5}, "fraction above 0"),
-        ({"fraction": float("nan")}, "fraction above 0"),
-        ({"seed": -1}, "seed from 0"),
-        ({"language": "x"}, "expected a language"),
-        ({"n_length": 0}, "at least 1 quantile"),
-        ({"max_history": 0}, "max_history >= 1"),
-        ({"order": "oldest"}, "order to be one of"),
+        ({"fraction": 0.0}, "fraction to be greater than 0"),
+        ({"fraction": 1.5}, "fraction to be less than or equal to 1"),
+        ({"fraction": float("nan")}, "fraction to be a finite number"),
+        ({"seed": -1}, "seed to be greater than or equal to 0"),
+        ({"n_length": 0}, "n_length to be greater than or equal to 1"),
+        ({"max_history": 0}, "max_history to be greater than or equal to 1"),
+        ({"order": "oldest"}, "order to be 'newest' or 'random'"),
     ],
 )
 def test_a_bad_config_is_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SelectionConfig(**values)
+        SelectionSettings(**values)
+
+
+def test_an_unknown_language_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="expected a language"):
+        select(HISTORIES, [], SelectionSettings(language="x"))
 
 
 def test_a_selection_needs_a_title_for_each_item() -> None:

@@ -6,7 +6,6 @@ Axes: U users, N items, E events.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from rarec.data.report import Report
 from rarec.data.sources import open_sources
 from rarec.data.tables import DataError, Table
 from rarec.data.titles import fill_template, join_texts, template_columns
+from rarec.settings import ColumnSettings, ReadSettings
 
 if TYPE_CHECKING:
     from rarec.data.sources import Source
@@ -29,94 +29,13 @@ _USER = ("user_id", "userId")
 _ITEM = ("item_id", "movieId")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns; None means the usual name of the format.
-
-    Attributes:
-        user: Ids of users, usually `user_id` or `userId`.
-        item: Ids of items, usually `item_id` or `movieId`.
-        timestamp: Times, usually `timestamp`; without one the order of the file counts.
-        rating: Ratings, usually `rating`; read only for `min_rating`.
-        text: Columns of the items' texts, joined by ". "; usually `title`.
-        title_template: Instead, the items' texts with columns in braces, as `{title} ({genres})`;
-            `{title}` is the usual column of titles where none has this name. An empty value takes
-            with it the brackets around it, or the punctuation before it.
-        text_item: Ids in the file of items, where they have another name than `item`.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    timestamp: str | None = None
-    rating: str | None = None
-    text: tuple[str, ...] = ()
-    text_item: str | None = None
-    title_template: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.title_template is None:
-            return
-        template_columns(self.title_template)
-        if self.text:
-            raise ValueError(
-                f"expected text columns or a title template, got {list(self.text)} and "
-                f"{self.title_template!r}"
-            )
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What to keep of what is read.
-
-    Attributes:
-        repeats: Which of a user's interactions with one item stays: the "first" (what a user has
-            seen is never recommended again, so a later one cannot be predicted), the "last", or
-            "keep" for all.
-        ties: Order of a user's interactions at the same time: "file" or "shuffle".
-        tie_seed: Seed of the shuffle.
-        catalogue: "interacted" leaves out listed items nobody interacted with, "all" keeps them.
-        min_user_interactions: Users with fewer leave; with the next one, until stable (k-core).
-        min_item_interactions: Items with fewer leave.
-        min_rating: Interactions with a lower rating are left out; None keeps all.
-    """
-
-    repeats: str = "first"
-    ties: str = "file"
-    tie_seed: int = 0
-    catalogue: str = "interacted"
-    min_user_interactions: int = 1
-    min_item_interactions: int = 1
-    min_rating: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("repeats", ("first", "last", "keep")),
-            ("ties", ("file", "shuffle")),
-            ("catalogue", ("interacted", "all")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"expected {name} to be {' or '.join(known)}, got {getattr(self, name)!r}"
-                )
-        if self.min_user_interactions < 1 or self.min_item_interactions < 1:
-            raise ValueError(
-                f"expected least numbers of interactions >= 1, got "
-                f"{self.min_user_interactions} and {self.min_item_interactions}"
-            )
-        if self.catalogue == "all" and self.min_item_interactions > 1:
-            raise ValueError(
-                f"expected catalogue='interacted' with min_item_interactions="
-                f"{self.min_item_interactions}, got 'all'"
-            )
-
-
 def read_dataset(
     interactions: Source,
     items: Source | None = None,
     *,
     format: str = "auto",  # noqa: A002
-    columns: Columns | None = None,
-    options: ReadOptions | None = None,
+    columns: ColumnSettings | None = None,
+    options: ReadSettings | None = None,
 ) -> Dataset:
     """Return the dataset that is read from a folder, from files, or from data frames.
 
@@ -146,8 +65,11 @@ def read_dataset(
         >>> read_dataset(events).item_ids
         ['a', 'b']
     """
-    columns = columns or Columns()
-    options = options or ReadOptions()
+    columns = columns or ColumnSettings()
+    options = options or ReadSettings()
+    if columns.title_template is not None:
+        # a template without columns is refused before any work
+        template_columns(columns.title_template)
     table, texts, kind = open_sources(interactions, items, format=format)
     read, counts = _events(table, columns, options)
     ordered, repeated = _ordered(read, options)
@@ -190,7 +112,7 @@ def _name(source: Source, table: Table) -> str:
     return table.source
 
 
-def _filtered(dataset: Dataset, options: ReadOptions) -> Dataset:
+def _filtered(dataset: Dataset, options: ReadSettings) -> Dataset:
     if options.min_user_interactions == options.min_item_interactions == 1:
         return dataset
     item = 0 if options.catalogue == "all" else options.min_item_interactions
@@ -198,7 +120,7 @@ def _filtered(dataset: Dataset, options: ReadOptions) -> Dataset:
 
 
 def _events(
-    table: Table, columns: Columns, options: ReadOptions
+    table: Table, columns: ColumnSettings, options: ReadSettings
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Return user, item and time (if the source has times) of each record, and report counts."""
     user = table.choose(columns.user, _USER, "users")
@@ -223,7 +145,7 @@ def _events(
     return frame, counts
 
 
-def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, int]:
+def _ordered(frame: pl.DataFrame, options: ReadSettings) -> tuple[pl.DataFrame, int]:
     """Return the events sorted by user and time, and the number of repeated interactions.
 
     Repeated interactions are left out unless the options keep them.
@@ -242,7 +164,7 @@ def _ordered(frame: pl.DataFrame, options: ReadOptions) -> tuple[pl.DataFrame, i
     return kept, frame.height - kept.height
 
 
-def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict[str, Any]]:
+def _titles(texts: Table | None, columns: ColumnSettings) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the text of each item by its id, and counts for the report."""
     if texts is None:
         if columns.title_template is not None:
@@ -251,7 +173,7 @@ def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict
                 "got none"
             )
         return {}, {}
-    item = texts.choose(columns.text_item or columns.item, _ITEM, "items")
+    item = texts.choose(columns.item, _ITEM, "items")
     ids = typed.ids(texts, item).to_list()
     values = _texts(texts, columns)
     titles: dict[str, str] = {}
@@ -260,7 +182,7 @@ def _titles(texts: Table | None, columns: Columns) -> tuple[dict[str, str], dict
     return titles, {"items_listed": len(titles), "items_listed_twice": len(ids) - len(titles)}
 
 
-def _texts(table: Table, columns: Columns) -> list[str]:
+def _texts(table: Table, columns: ColumnSettings) -> list[str]:
     """Return the text of each row of an item table."""
     usual = table.titles or ("title",)
     if columns.title_template is None:
@@ -275,7 +197,7 @@ def _texts(table: Table, columns: Columns) -> list[str]:
 
 
 def _catalogue(
-    events: pl.DataFrame, titles: dict[str, str], counts: dict[str, Any], options: ReadOptions
+    events: pl.DataFrame, titles: dict[str, str], counts: dict[str, Any], options: ReadSettings
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the sorted ids of the catalogue, and the counts with those of missing items added."""
     interacted = events["item"].unique().sort().to_list()

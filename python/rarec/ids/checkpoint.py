@@ -1,11 +1,10 @@
-"""State of a running ID training on disk, in one safetensors file: nothing is unpickled."""
+"""The state of an ID model in training, in one safetensors file."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,20 +12,25 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rarec.artifacts import write_file
+
 
 @dataclass
 class Progress:
     """How far a training is.
 
     Attributes:
-        epoch: Epochs done.
-        best_epoch: The one with the best validation NDCG@10, from 1; 0 before the first.
-        best_ndcg: Its NDCG@10.
-        best_state: Its weights.
+        epoch: Number of epochs that are done.
+        steps: Number of optimizer steps in these epochs.
+        best_epoch: Number of the epoch with the best validation NDCG@10, from 1; 0 before the
+            first one.
+        best_ndcg: NDCG@10 of the best epoch.
+        best_state: Weights after the best epoch.
         seconds: Wall time so far.
     """
 
     epoch: int = 0
+    steps: int = 0
     best_epoch: int = 0
     best_ndcg: float = -1.0
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -37,7 +41,7 @@ class Progress:
         return self.epoch >= max_epochs or self.epoch - self.best_epoch >= patience
 
     def record(self, ndcg: float, model: nn.Module, seconds: float) -> None:
-        """Note the end of an epoch, and keep the weights if they are the best so far."""
+        """Record the end of an epoch, and keep the weights if they are the best so far."""
         self.epoch += 1
         self.seconds = seconds
         if ndcg > self.best_ndcg:
@@ -53,17 +57,15 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
-    """Write the state of a training; the file is replaced whole.
+    """Write the state of a training, completely or not at all.
 
     Args:
-        path: Of the file.
-        identity: What must be the same when the training goes on; JSON values.
-        model: Its weights.
-        optimizer: Its state.
-        progress: How far it is, and the best weights.
+        path: The file; its folder is made if it is absent.
+        identity: What must be the same when the training is resumed; JSON values.
+        model: The model in training.
+        optimizer: The optimizer of the model.
+        progress: How far the training is, and the best weights.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best_state.items()}
     for number, state in optimizer.state_dict()["state"].items():
@@ -72,17 +74,14 @@ def write_checkpoint(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     scalars = {
         "epoch": progress.epoch,
+        "steps": progress.steps,
         "best_epoch": progress.best_epoch,
         "best_ndcg": progress.best_ndcg,
         "seconds": progress.seconds,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     metadata = {"identity": json.dumps(identity, sort_keys=True), "progress": json.dumps(scalars)}
-    try:
+    with write_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(
@@ -91,10 +90,16 @@ def read_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> Progress:
-    """Return how far a training was, after its state was put back into model and optimizer.
+    """Return how far a training was, and restore the model, the optimizer and the generator.
+
+    Args:
+        path: The file.
+        identity: What must be the same as when the file was written.
+        model: The model, which gets the stored weights.
+        optimizer: The optimizer, which gets the stored state.
 
     Raises:
-        ValueError: If the file is not a checkpoint, or one of a training with other settings.
+        ValueError: If the file is not a checkpoint, or is one of another training.
     """
     try:
         with safe_open(path, framework="pt") as file:

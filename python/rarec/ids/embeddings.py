@@ -1,13 +1,11 @@
-"""ID embeddings behind one interface: from an ID model trained here, or brought along.
+"""The ID vectors that a language model is given: from an ID model of rarec, or from elsewhere.
 
-Axes: N items, U users, C histories, K vectors per user, E width.
+Axes: N items, U users, C histories, K vectors per user, E vector width.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -19,21 +17,22 @@ from safetensors.numpy import load_file, save_file
 
 from rarec.artifacts import read_config, write_config, write_folder
 from rarec.data import Histories
-from rarec.ids.encoder import HistoryEncoder
-from rarec.ids.text import TextItemEmbedding
-from rarec.ids.training import IDConfig
+from rarec.ids.encoder import HistoryEncoder, encode_histories
+from rarec.ids.items import IDTable, IDTextSum
+from rarec.ids.models import build_encoder
+from rarec.settings import IDSettings, as_dict, from_dict
 
-FORMAT = "rarec-ids"
-# of the encoder's tensors the one that is no part of its state
+FORMAT = "rarec.ids/1"
+# the tensor in the file of an encoder that is no part of its state
 _TEXT = "text_vectors"
 
 
 class IDEmbeddings(Protocol):
-    """What the language model is given: vectors of items, and of users by their histories.
+    """Vectors of items, and of users by their histories.
 
     Attributes:
         item_vectors: `[N, E]` float32.
-        item_known: `[N]` bool, false for items without a vector of their own (cold items).
+        item_known: `[N]` bool, false for items whose row means nothing (cold items).
     """
 
     item_vectors: NDArray[np.float32]
@@ -41,17 +40,17 @@ class IDEmbeddings(Protocol):
 
     @property
     def n_user_vectors(self) -> int:
-        """K: vectors per user."""
+        """Number of vectors per user K."""
         ...
 
     def user_vectors(
         self, histories: Histories, users: NDArray[np.int32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return `[C, K, E]` float32 vectors and `[C]` bool, false where there is no vector.
+        """Return `[C, K, E]` float32 vectors and `[C]` bool, false for users without a vector.
 
         Args:
             histories: C histories, oldest first.
-            users: `[C]` numbers of the users they belong to; None for users not in the dataset.
+            users: `[C]` numbers of the users; None for users who are not in the dataset.
         """
         ...
 
@@ -61,47 +60,42 @@ class IDEmbeddings(Protocol):
 
 
 class TrainedIDs:
-    """The vectors of an ID model trained here.
+    """The vectors of an ID model that rarec trained.
 
     Args:
         encoder: The model.
-        config: How it was built.
-        item_known: `[N]` bool: items the training has seen, or whose text the encoder reads.
+        settings: How it was built and trained.
+        item_known: `[N]` bool, true for items with training events, and for items with text if the
+            model reads texts.
     """
 
     def __init__(
-        self, encoder: HistoryEncoder, config: IDConfig, item_known: NDArray[np.bool_]
+        self, encoder: HistoryEncoder, settings: IDSettings, item_known: NDArray[np.bool_]
     ) -> None:
         self.encoder = encoder.eval()
-        self.config = config
+        self.settings = settings
         self.item_known = item_known
         self.item_vectors = encoder.item_vectors.detach().cpu().numpy().astype(np.float32)
 
     @property
     def n_user_vectors(self) -> int:
-        """K: vectors per user."""
+        """Number of vectors per user K."""
         return self.encoder.n_vectors
 
-    @torch.no_grad()
     def user_vectors(
         self,
         histories: Histories,
-        users: NDArray[np.int32] | None = None,  # noqa: ARG002 (the history says it all)
+        users: NDArray[np.int32] | None = None,  # noqa: ARG002 (the model reads histories alone)
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return vectors and whether there are any; see `IDEmbeddings.user_vectors`."""
+        """Return vectors, and which users have one; see `IDEmbeddings.user_vectors`."""
         known = self._without_unknown(histories)
-        shape = (len(known), self.n_user_vectors, self.encoder.dim)
-        vectors = np.zeros(shape, dtype=np.float32)
-        for start in range(0, len(known), 512):
-            rows = np.arange(start, min(start + 512, len(known)))
-            table = known.take(rows).padded(self.encoder.max_history, self.encoder.n_items)
-            vectors[rows] = self.encoder.user_vectors(torch.from_numpy(table)).numpy()
+        vectors = encode_histories(self.encoder, known)
         has_any = known.lengths > 0
         vectors[~has_any] = 0
         return vectors, has_any
 
     def _without_unknown(self, histories: Histories) -> Histories:
-        """Return the histories without items the encoder has no trained vector of."""
+        """Return the histories without the unknown items."""
         if self.item_known.all():
             return histories
         kept = self.item_known[histories.items]
@@ -109,30 +103,44 @@ class TrainedIDs:
         return Histories(offsets, histories.items[kept])
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the embeddings as a folder: config.json, encoder.safetensors."""
+        """Write the embeddings as a folder: config.json, encoder.safetensors.
+
+        Raises:
+            ValueError: If the item vectors are not those that the settings describe, from which
+                the model is built again.
+        """
+        items = self.encoder.items
+        described = IDTextSum if self.settings.text else IDTable
+        if type(items) is not described:
+            raise ValueError(
+                f"expected item vectors of the settings ({described.__name__}), "
+                f"got {type(items).__name__}"
+            )
         tensors = {k: t.detach().cpu().numpy() for k, t in self.encoder.state_dict().items()}
-        items = self.encoder.item_embedding
-        if isinstance(items, TextItemEmbedding):
-            tensors[_TEXT] = items.text_vectors.cpu().contiguous().numpy()
+        if isinstance(items, IDTextSum):
+            tensors[_TEXT] = items.text.text_vectors[:-1].cpu().contiguous().numpy()
         with write_folder(folder) as temporary:
             save_file({**tensors, "item_known": self.item_known}, temporary / "encoder.safetensors")
             values = {
                 "source": "trained",
                 "n_items": self.encoder.n_items,
-                "ids": asdict(self.config),
+                "settings": as_dict(self.settings),
             }
             write_config(temporary, FORMAT, values)
 
 
 class GivenIDs:
-    """Vectors made elsewhere: an item table, and a user table or means of the history.
+    """Vectors from elsewhere: of items, and of users or else means of the histories.
 
     Args:
-        item_vectors: `[N, E]`; rows of unknown items mean nothing.
-        item_known: `[N]` bool.
-        user_table: `[U, E]` or `[U, K, E]` vectors of the dataset's users. Without it a user's
-            vector is the mean over the known items of the history.
-        user_known: `[U]` bool, needed with `user_table`.
+        item_vectors: `[N, E]` vectors of items; rows of unknown items mean nothing.
+        item_known: `[N]` bool, true for items that have a vector.
+        user_table: `[U, E]` or `[U, K, E]` vectors of the users of the dataset. By default the
+            vector of a user is the mean over the known items of the history.
+        user_known: `[U]` bool, true for users that have a vector; required with `user_table`.
+
+    Raises:
+        ValueError: If shapes do not fit together.
     """
 
     def __init__(
@@ -154,19 +162,22 @@ class GivenIDs:
             if user_table.ndim == 2:
                 user_table = user_table[:, None]
             if user_known is None or user_known.shape != user_table.shape[:1]:
-                raise ValueError("expected user_known [U] with user_table")
+                got = None if user_known is None else list(user_known.shape)
+                raise ValueError(
+                    f"expected user_known [{len(user_table)}] with user_table, got {got}"
+                )
         self.user_table = user_table
         self.user_known = user_known
 
     @property
     def n_user_vectors(self) -> int:
-        """K: vectors per user."""
+        """Number of vectors per user K."""
         return 1 if self.user_table is None else self.user_table.shape[1]
 
     def user_vectors(
         self, histories: Histories, users: NDArray[np.int32] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return vectors and whether there are any; see `IDEmbeddings.user_vectors`."""
+        """Return vectors, and which users have one; see `IDEmbeddings.user_vectors`."""
         if self.user_table is None or self.user_known is None:
             return self._means(histories)
         shape = (len(histories), *self.user_table.shape[1:])
@@ -199,94 +210,22 @@ class GivenIDs:
 
 
 def load_ids(folder: str | os.PathLike[str]) -> TrainedIDs | GivenIDs:
-    """Return ID embeddings that were saved as a folder.
+    """Return the ID embeddings that were saved as a folder.
 
     Raises:
-        ValueError: If the folder holds none.
+        ValueError: If the folder has no ID embeddings, or if they cannot be read.
     """
     folder = Path(folder)
     config = read_config(folder, FORMAT)
     try:
         if config["source"] == "given":
             return GivenIDs(**load_file(folder / "vectors.safetensors"))
-        ids = IDConfig(**config["ids"])
+        settings = from_dict(IDSettings, config["settings"])
         tensors = load_file(folder / "encoder.safetensors")
-        encoder = ids.build(int(config["n_items"]), tensors.pop(_TEXT) if ids.text else None)
+        text = tensors.pop(_TEXT) if settings.text else None
+        encoder = build_encoder(settings, int(config["n_items"]), text)
         known = tensors.pop("item_known")
         encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
-    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder}: expected saved ID embeddings ({error})") from error
-    return TrainedIDs(encoder, ids, known)
-
-
-def read_vectors(
-    vectors: str | os.PathLike[str],
-    ids: str | os.PathLike[str],
-    wanted: Sequence[str],
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return `[len(wanted), E]` float32 vectors in the order of `wanted`, and which were found.
-
-    Args:
-        vectors: A `.npy` file, or a `.safetensors` file with one tensor or one named `vectors`;
-            `[M, E]`.
-        ids: A text file with the M ids, one a line, in the order of the vectors.
-        wanted: Raw ids, such as `dataset.item_ids`. Those without a vector get zeros.
-
-    Raises:
-        ValueError: If a file is missing or of another kind, the counts differ, an id occurs twice,
-            a vector is not finite (its id is named), or not one wanted id is there.
-    """
-    table = _read_table(Path(vectors))
-    names = _read_lines(Path(ids))
-    if len(names) != len(table):
-        raise ValueError(f"{ids}: expected {len(table)} ids, one a vector, got {len(names)}")
-    place: dict[str, int] = {}
-    for number, name in enumerate(names):
-        if place.setdefault(name, number) != number:
-            raise ValueError(
-                f"{ids}:{number + 1}: id {name!r} stands on line {place[name] + 1} too"
-            )
-    finite = np.isfinite(table).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(f"{vectors}: row {row} (id {names[row]!r}) holds NaN or infinity")
-    rows = np.array([place.get(name, -1) for name in wanted], dtype=np.int64)
-    known = rows >= 0
-    if not known.any():
-        raise ValueError(
-            f"{ids}: none of its {len(names)} ids is in the dataset "
-            f"(first there: {names[0]!r}, first wanted: {wanted[0]!r})"
-        )
-    found = np.zeros((len(rows), table.shape[1]), dtype=np.float32)
-    found[known] = table[rows[known]]
-    return found, known
-
-
-def _read_table(path: Path) -> NDArray[np.float32]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        if path.suffix == ".npy":
-            table = np.load(path, allow_pickle=False)
-        elif path.suffix == ".safetensors":
-            tensors = load_file(path)
-            if "vectors" not in tensors and len(tensors) != 1:
-                raise ValueError(f"expected one tensor or one named 'vectors', got {list(tensors)}")
-            table = tensors.get("vectors", next(iter(tensors.values())))
-        else:
-            raise ValueError(f"expected .npy or .safetensors, got {path.suffix!r}")
-    except Exception as error:
-        raise ValueError(f"{path}: {error}") from error
-    if table.ndim != 2 or 0 in table.shape or not np.issubdtype(table.dtype, np.floating):
-        raise ValueError(f"{path}: expected floats [M, E], got {table.dtype} {list(table.shape)}")
-    return table.astype(np.float32)
-
-
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        # some editors put a mark before the first id
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, one id a line ({error})") from error
+    return TrainedIDs(encoder, settings, known)

@@ -5,26 +5,33 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.items import ItemVectors
 
 
 class GRU4Rec(HistoryEncoder):
-    """One vector per user: the projected state of a GRU after the last item."""
+    """One vector per user: the projected state of a GRU after the last item.
+
+    Args:
+        items: The item vectors, of any kind.
+        max_history: Number of newest items of a history that are read.
+        dropout: Share of the inputs that are set to zero in training.
+        hidden_dim: Width of the state of the GRU.
+    """
 
     def __init__(
         self,
-        n_items: int,
+        items: ItemVectors,
         *,
-        dim: int = 64,
-        max_history: int = 50,
-        dropout: float = 0.3,
+        max_history: int,
+        dropout: float,
         hidden_dim: int = 128,
     ) -> None:
-        super().__init__(n_items, dim=dim, max_history=max_history)
+        super().__init__(items, max_history=max_history)
         self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(dim, hidden_dim, batch_first=True)
-        self.output = nn.Linear(hidden_dim, dim)
+        self.gru = nn.GRU(self.dim, hidden_dim, batch_first=True)
+        self.output = nn.Linear(hidden_dim, self.dim)
 
     def forward(self, history: Tensor) -> Tensor:
         """Return `[B, T, 1, E]`; see `HistoryEncoder.forward`."""
-        states, _ = self.gru(self.dropout(self.item_embedding(history)))
+        states, _ = self.gru(self.dropout(self.items(history)))
         return self.output(self.dropout(states))[:, :, None]

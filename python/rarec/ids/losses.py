@@ -1,4 +1,4 @@
-"""What the training of an ID model minimises: the softmax over all items, or over a few drawn.
+"""The losses of the ID models: the softmax over all items, or over a few that are drawn.
 
 Axes: B users of a batch, T places, K vectors per user, E width, N items, M targets, n negatives.
 """
@@ -18,20 +18,20 @@ from rarec.ids.encoder import HistoryEncoder
 from rarec.ids.softmax import catalogue_cross_entropy
 from rarec.selection import NegativeSampler
 
-# tells these draws from others of the same seed
+# makes these draws independent of others with the same seed
 _STREAM = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss is taken of.
+    """The inputs of a loss.
 
     Attributes:
         users: `[B]` row numbers in the training histories.
-        states: `[B, T, K, E]`: what the model makes of each place of a history.
-        targets: `[B, T]` int64: the item after it.
-        counted: `[B, T]` bool: which targets count; M of them.
-        step: Keys what is drawn.
+        states: `[B, T, K, E]` user vectors after each place of a history.
+        targets: `[B, T]` int64, the item after each place.
+        counted: `[B, T]` bool, true for the M targets that count.
+        step: Number of the batch in the training. The negatives depend on it.
     """
 
     users: NDArray[np.int64]
@@ -49,8 +49,8 @@ def full_loss(cold: Tensor | None = None) -> Loss:
     """Return the cross entropy over the whole catalogue.
 
     Args:
-        cold: `[N]` bool: items that are never a target. Left out: to be a negative always, and
-            never a positive, would teach that what their texts say is not wanted.
+        cold: `[N]` bool, true for items that are never a target. They are no negatives: otherwise
+            the model would learn that texts such as theirs are not wanted.
     """
     offset = _offset(cold)
 
@@ -68,8 +68,8 @@ def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None =
     """Return a loss over the target and a few items the user has not seen, log-Q corrected.
 
     Args:
-        sampler: Of the items.
-        negatives: n, drawn per user.
+        sampler: Draws the negatives.
+        negatives: Number of negatives n that are drawn for each user.
         cold: See `full_loss`.
     """
     log_probability = torch.from_numpy(sampler.log_probability(np.arange(sampler.n_items))).float()
@@ -85,7 +85,7 @@ def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None =
         chosen = _chosen(batch.states[batch.counted], table[target])
         positive_score = (chosen * table[target]).sum(dim=1, keepdim=True)
         negative_score = torch.einsum("me,mne->mn", chosen, table[negative])
-        # the positive stands for itself; each of the n draws for 1 / (n Q) items
+        # the positive counts once; each of the n draws stands for 1 / (n Q) items
         correction = log_q[negative] + np.log(negatives)
         if offset is not None:
             negative_score = negative_score + offset.to(target.device)[negative]
@@ -96,15 +96,15 @@ def sampled_loss(sampler: NegativeSampler, negatives: int, cold: Tensor | None =
 
 
 def shared_loss(n_items: int, negatives: int, seed: int, cold: Tensor | None = None) -> Loss:
-    """Return the cross entropy over a batch's targets and a few other items, drawn for the batch.
+    """Return the cross entropy over the targets of a batch and other items drawn for the batch.
 
-    The targets' part of the softmax's sum is exact; the others, drawn evenly and without
-    replacement, stand for all that are no target of the batch, and each counts as many times.
+    In the sum of the softmax, the targets of the batch count once each. The other items are
+    estimated: n of them are drawn uniformly without replacement, and count for all of them.
 
     Args:
-        n_items: N.
-        negatives: n, drawn for each batch.
-        seed: Of the draws.
+        n_items: Number of items N.
+        negatives: Number of items n that are drawn for each batch.
+        seed: Seed of the draws.
         cold: See `full_loss`.
     """
     free = np.ones(n_items, dtype=bool) if cold is None else ~cold.numpy()
@@ -118,7 +118,7 @@ def shared_loss(n_items: int, negatives: int, seed: int, cold: Tensor | None = N
         if len(rest) > negatives:
             rng = np.random.default_rng([seed, batch.step, _STREAM])
             drawn = rng.choice(rest, negatives, replace=False, shuffle=False)
-        table = model.item_embedding(torch.cat([items, torch.from_numpy(drawn).to(items.device)]))
+        table = model.items(torch.cat([items, torch.from_numpy(drawn).to(items.device)]))
         bias = table.new_zeros(len(table))
         bias[len(items) :] = np.log(max(len(rest), 1) / max(len(drawn), 1))
         chosen = _chosen(batch.states[batch.counted], table[target])
@@ -128,12 +128,12 @@ def shared_loss(n_items: int, negatives: int, seed: int, cold: Tensor | None = N
 
 
 def _offset(cold: Tensor | None) -> Tensor | None:
-    """Return `[N]` what scores are raised by: nothing, or minus infinity."""
+    """Return `[N]` to add to the scores: zero, or minus infinity for cold items."""
     return None if cold is None else torch.zeros(len(cold)).masked_fill(cold, -torch.inf)
 
 
 def _chosen(states: Tensor, target_vectors: Tensor) -> Tensor:
-    """Return `[M, E]`: of each row's K vectors the one nearest its target (ComiRec eq. 8)."""
+    """Return `[M, E]`: the user vector with the highest score of the target (ComiRec eq. 8)."""
     if states.shape[1] == 1:
         return states[:, 0]
     nearest = (states * target_vectors[:, None]).sum(dim=-1).argmax(dim=1)

@@ -7,22 +7,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rarec.ids.encoder import HistoryEncoder
+from rarec.ids.items import ItemVectors
 
 
 class SASRec(HistoryEncoder):
-    """One vector per user: the last state of a causal transformer."""
+    """One vector per user: the last state of a causal transformer.
+
+    Args:
+        items: The item vectors, of any kind.
+        max_history: Number of newest items of a history that are read.
+        dropout: Share of the inputs that are set to zero in training.
+        n_layers: Number of transformer blocks.
+        n_heads: Number of attention heads, of which E is a multiple.
+
+    Raises:
+        ValueError: If E is not a multiple of the number of heads.
+    """
 
     def __init__(
         self,
-        n_items: int,
+        items: ItemVectors,
         *,
-        dim: int = 64,
-        max_history: int = 50,
-        dropout: float = 0.3,
+        max_history: int,
+        dropout: float,
         n_layers: int = 2,
         n_heads: int = 2,
     ) -> None:
-        super().__init__(n_items, dim=dim, max_history=max_history)
+        super().__init__(items, max_history=max_history)
+        dim = items.dim
         if dim % n_heads:
             raise ValueError(f"expected dim to be a multiple of n_heads {n_heads}, got {dim}")
         self.position_embedding = nn.Embedding(max_history + 1, dim, padding_idx=0)
@@ -34,14 +46,14 @@ class SASRec(HistoryEncoder):
     def forward(self, history: Tensor) -> Tensor:
         """Return `[B, T, 1, E]`; see `HistoryEncoder.forward`. Zero at padded places."""
         length = history.shape[1]
-        # most histories are short: only places that are shown, M of all B x T, are computed
+        # most histories are short: only the M of B x T places that are not padding are computed
         shown = history != self.n_items
         places = self.places(history)
-        # the paper scales the table up so that positions do not drown it
-        states = self.item_embedding(history[shown]) * self.dim**0.5
+        # as in the paper: otherwise the positions would outweigh the items
+        states = self.items(history[shown]) * self.dim**0.5
         states = self.dropout(states + self.position_embedding(places[shown]))  # [M, E]
         causal = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
-        # a padded place sees itself, so that no row of the softmax is empty
+        # a padded place attends to itself, so that no row of the softmax is empty
         itself = torch.eye(length, dtype=torch.bool, device=history.device)
         mask = (causal & shown[:, None, :]) | itself
         for block in self.blocks:
@@ -68,9 +80,9 @@ class _Block(nn.Module):
         """Return `[M, E]`.
 
         Args:
-            states: `[M, E]`, row by row.
-            shown: `[B, T]` bool, where they stand.
-            mask: `[B, 1, T, T]` bool, what each place sees.
+            states: `[M, E]` states of the places that are not padding, row by row.
+            shown: `[B, T]` bool, true for these places.
+            mask: `[B, 1, T, T]` bool, true for the places that each place attends to.
         """
         heads = _padded(self.query_key_value(self.attention_norm(states)), shown)
         batch, length = shown.shape
@@ -82,7 +94,7 @@ class _Block(nn.Module):
 
 
 def _padded(states: Tensor, shown: Tensor) -> Tensor:
-    """Return `[B, T, F]`: `[M, F]` states where they stand, zero elsewhere."""
+    """Return `[B, T, F]`: the `[M, F]` states at their places, zero at padded places."""
     padded = states.new_zeros(*shown.shape, states.shape[-1])
     padded[shown] = states
     return padded

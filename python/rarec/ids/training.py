@@ -1,7 +1,6 @@
-"""Train an ID model: next item at every place, early stopping on validation NDCG@10.
+"""Train ID models: the next item at every place, with early stopping on validation NDCG@10.
 
-Axes: U users, W windows of a history, B windows of a batch, T places, K vectors per user,
-E width, N items, C cases.
+Axes: E events, N items, F width of the text vectors.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from inspect import signature
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,146 +21,37 @@ from torch import Tensor
 
 from rarec.data import Cases, Histories
 from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
-from rarec.ids.comirec import ComiRec
 from rarec.ids.encoder import HistoryEncoder
-from rarec.ids.gru4rec import GRU4Rec
+from rarec.ids.items import ItemVectors
 from rarec.ids.losses import Batch, Loss, full_loss, sampled_loss, shared_loss
-from rarec.ids.sasrec import SASRec
-from rarec.ids.text import TextItemEmbedding
+from rarec.ids.models import build_encoder
+from rarec.ids.validation import validation_ndcg
+from rarec.ids.windows import HistoryWindows
+from rarec.randomness import seeded
 from rarec.selection import NegativeSampler
-
-MODELS: dict[str, Callable[..., HistoryEncoder]] = {
-    "comirec": ComiRec,
-    "gru4rec": GRU4Rec,
-    "sasrec": SASRec,
-}
-
-
-@dataclass(frozen=True)
-class IDConfig:
-    """How an ID model is built and trained.
-
-    Attributes:
-        model: `gru4rec`, `sasrec` or `comirec`.
-        dim: Width E of the vectors.
-        max_history: Newest items of a history that the model reads.
-        dropout: Share of inputs dropped.
-        learning_rate: Of Adam.
-        batch_size: Windows per step.
-        max_epochs: Passes over the training histories at most.
-        patience: Epochs without a better validation NDCG@10 before the training stops.
-        negatives: 0 for the softmax over all items; else items drawn per user for a sampled one.
-        shared_negatives: If not 0, the softmax over all items is estimated by the targets of a
-            batch, exactly, and so many others, drawn evenly for it: on large catalogues a fraction
-            of the time.
-        alpha: The sampled negatives are drawn from popularity to this power.
-        max_validation: Validation cases used for early stopping, chosen by the seed.
-        seed: Of the start values, the batches, dropout and the negatives.
-        options: Further arguments of the model, such as `n_interests` of ComiRec.
-        text: Name of a language model (as `AlignConfig.llm`): an item's vector is its ID embedding
-            plus a linear map of the vector that this one has for its title, frozen. So items
-            without training events have vectors too, of their titles alone. "" for IDs alone.
-        id_dropout: With `text`, share of the ID parts left out of the vectors in training.
-    """
-
-    model: str = "gru4rec"
-    dim: int = 64
-    max_history: int = 50
-    dropout: float = 0.3
-    learning_rate: float = 4e-3
-    batch_size: int = 128
-    max_epochs: int = 200
-    patience: int = 15
-    negatives: int = 0
-    shared_negatives: int = 0
-    alpha: float = 0.75
-    max_validation: int = 10_000
-    seed: int = 0
-    options: Mapping[str, int] = field(default_factory=dict)
-    text: str = ""
-    id_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(f"expected model to be one of {sorted(MODELS)}, got {self.model!r}")
-        counts = ("dim", "max_history", "batch_size", "max_epochs", "patience", "max_validation")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"expected learning_rate > 0, got {self.learning_rate}")
-        if not self.alpha >= 0:
-            raise ValueError(f"expected alpha >= 0, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"expected 0 <= dropout < 1, got {self.dropout}")
-        if not isinstance(self.text, str):
-            raise ValueError(f"expected text to be the name of a language model, got {self.text!r}")
-        if not 0 <= self.id_dropout < 1:
-            raise ValueError(f"expected 0 <= id_dropout < 1, got {self.id_dropout}")
-        if self.id_dropout and not self.text:
-            raise ValueError(f"expected id_dropout with text alone, got {self.id_dropout} without")
-        for name in ("negatives", "shared_negatives"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
-        if self.negatives and self.shared_negatives:
-            raise ValueError(
-                f"expected negatives or shared_negatives, got {self.negatives} and "
-                f"{self.shared_negatives}"
-            )
-        accepted = set(signature(MODELS[self.model]).parameters) - {"n_items"}
-        accepted -= {field.name for field in fields(self)}
-        if unknown := set(self.options) - accepted:
-            raise ValueError(
-                f"expected options of {self.model} to be among {sorted(accepted)}, "
-                f"got {sorted(unknown)}"
-            )
-
-    def build(
-        self, n_items: int, text_vectors: NDArray[np.float32] | None = None
-    ) -> HistoryEncoder:
-        """Return a fresh model for a catalogue of `n_items`.
-
-        Args:
-            n_items: N.
-            text_vectors: `[N, F]` float32 where `text` is set; zero for items without text.
-
-        Raises:
-            ValueError: If there are text vectors and no `text`, or the other way round, or they
-                do not fit.
-        """
-        if (text_vectors is not None) != bool(self.text):
-            got = "none" if text_vectors is None else list(text_vectors.shape)
-            raise ValueError(f"expected text_vectors where text is set ({self.text!r}), got {got}")
-        encoder = MODELS[self.model](
-            n_items,
-            dim=self.dim,
-            max_history=self.max_history,
-            dropout=self.dropout,
-            **self.options,
-        )
-        if text_vectors is not None:
-            encoder.read_text(torch.from_numpy(text_vectors), id_dropout=self.id_dropout)
-        return encoder
+from rarec.settings import IDSettings, as_dict
 
 
 @dataclass(frozen=True)
 class IDReport:
-    """What a training did.
+    """Measurements of a training.
 
     Attributes:
-        epochs: Passes over the training histories.
-        best_epoch: The one whose weights were kept, from 1.
-        validation_ndcg: NDCG@10 of those weights on the validation cases.
-        samples: Targets in the loss, per epoch.
-        held_out: Targets left out of the loss.
-        seconds: Wall time, earlier parts of a resumed run included.
+        epochs: Number of passes over the training histories.
+        steps: Number of optimizer steps in all epochs.
+        best_epoch: Number of the epoch whose weights are kept, from 1.
+        validation_ndcg: NDCG@10 of these weights on the validation cases.
+        samples: Number of training samples in an epoch.
+        held_out_samples: Number of samples that are held out of the loss.
+        seconds: Wall time, with the earlier parts of a training that was resumed.
     """
 
     epochs: int
+    steps: int
     best_epoch: int
     validation_ndcg: float
     samples: int
-    held_out: int
+    held_out_samples: int
     seconds: float
 
     def as_dict(self) -> dict[str, float]:
@@ -172,196 +63,207 @@ def train_encoder(
     train: Histories,
     validation: Cases,
     n_items: int,
-    config: IDConfig,
+    settings: IDSettings,
     *,
     held_out: NDArray[np.bool_] | None = None,
     text_vectors: NDArray[np.float32] | None = None,
+    make_items: Callable[[], ItemVectors] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> tuple[HistoryEncoder, IDReport]:
-    """Return an ID model trained on histories, with the weights of its best epoch.
+    """Return an ID model with the weights of its best epoch, and the report of its training.
+
+    The global random generators are as before when it returns.
 
     Args:
         train: Training histories.
-        validation: Cases whose NDCG@10 (full ranking, seen items left out) decides when to stop.
-        n_items: N.
-        config: The model and how it is trained.
-        held_out: `[E]` bool over `train.items`: events that are never a target of the loss. They
-            stay in the histories (DESIGN.md section 1.9).
-        text_vectors: `[N, F]` float32 where `config.text` is set (see `text.standardised`); zero
-            for items without text.
-        checkpoint: A file; written after each epoch, and gone on from where it exists.
+        validation: Cases whose NDCG@10 over the whole catalogue decides when the training stops.
+        n_items: Number of items N.
+        settings: The model, and how it is trained.
+        held_out: `[E]` bool over `train.items`, true for events that are never a target of the
+            loss. They stay in the histories (docs/method.md, held-out samples).
+        text_vectors: `[N, F]` float32 if `settings.text` is set (see `standardise`); zero for
+            items without text.
+        make_items: Makes the item vectors, in place of those that the settings describe. It is
+            called after the generators are seeded.
+        checkpoint: A file that is written after each epoch. If it exists, the training goes on
+            from there. The caller removes it.
         on_epoch: Called after each epoch with its number from 1, the loss and the NDCG@10.
 
     Raises:
-        ValueError: If there is nothing to train on or to validate with, shapes do not fit, or the
-            checkpoint is of another run.
+        ValueError: If there is nothing to train on or to validate with, if shapes do not fit, if
+            the checkpoint is of another training, or if the training diverges.
     """
-    windows = _Windows(train, config.max_history, n_items, held_out)
+    windows = HistoryWindows(train, settings.max_history, n_items, held_out)
     if len(validation) == 0:
         raise ValueError("expected validation cases, got none")
-    validation = validation.sample(config.max_validation, seed=config.seed)
-    torch.manual_seed(config.seed)
-    model = config.build(n_items, text_vectors)
-    cold = None
-    if isinstance(model.item_embedding, TextItemEmbedding):
-        cold = torch.from_numpy(train.counts(n_items) == 0)
-        model.item_embedding.leave_to_text(cold)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    loss_of = _loss(train, n_items, config, cold)
-    progress = Progress()
-    identity = {"config": asdict(config), "n_items": n_items, "data": windows.digest()}
-    if text_vectors is not None:
-        identity["text"] = hashlib.sha256(np.ascontiguousarray(text_vectors).tobytes()).hexdigest()
-    if checkpoint is not None and Path(checkpoint).exists():
-        progress = read_checkpoint(checkpoint, identity, model, optimizer)
-
-    started = time.perf_counter() - progress.seconds
-    while not progress.finished(config.max_epochs, config.patience):
-        loss = _train_epoch(model, optimizer, windows, config, progress.epoch, loss_of)
-        ndcg = validation_ndcg(model, validation)
-        progress.record(ndcg, model, time.perf_counter() - started)
-        if on_epoch is not None:
-            on_epoch(progress.epoch, loss, ndcg)
-        if checkpoint is not None:
-            write_checkpoint(checkpoint, identity, model, optimizer, progress)
-    model.load_state_dict(progress.best_state)
-    report = IDReport(
-        epochs=progress.epoch,
-        best_epoch=progress.best_epoch,
-        validation_ndcg=progress.best_ndcg,
-        samples=windows.n_targets,
-        held_out=windows.n_held_out,
-        seconds=progress.seconds,
-    )
-    return model.cpu().eval(), report
+    cases = validation.sample(settings.max_validation, seed=settings.seed)
+    with seeded(settings.seed):
+        items = None if make_items is None else make_items()
+        encoder = build_encoder(settings, n_items, text_vectors, items=items)
+        training = _Training(encoder, train, windows, settings)
+        return training.run(cases, checkpoint, on_epoch)
 
 
-@torch.no_grad()
-def validation_ndcg(model: HistoryEncoder, cases: Cases, *, block: int = 256) -> float:
-    """Return the mean NDCG@10 of the targets, ranked in the whole catalogue less the seen items.
+def train_encoders(
+    train: Histories,
+    validation: Cases,
+    n_items: int,
+    settings: IDSettings,
+    held_out: Mapping[str, NDArray[np.bool_] | None],
+    *,
+    text_vectors: NDArray[np.float32] | None = None,
+    make_items: Callable[[], ItemVectors] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[str, int, float, float], None] | None = None,
+) -> dict[str, tuple[HistoryEncoder, IDReport]]:
+    """Return for each part an ID model that is trained without the samples that it holds out.
 
-    Ties count half. Users go in blocks, so memory stays at block x N.
+    All parts have the same initial values and the same order of batches, so two models differ in
+    the samples they are trained on, and in nothing else.
+
+    Args:
+        train: See `train_encoder`.
+        validation: See `train_encoder`.
+        n_items: See `train_encoder`.
+        settings: See `train_encoder`.
+        held_out: For each part by name, the events that it holds out (see `train_encoder`), for
+            example `{"all": None, "held-out": mask}`.
+        text_vectors: See `train_encoder`.
+        make_items: See `train_encoder`. It is called once for each part.
+        folder: Folder of the checkpoints, one file `NAME.safetensors` for each part. A part that
+            is finished is read from there. The caller removes the folder.
+        on_epoch: Called after each epoch with the name of the part, and what `train_encoder` says.
+
+    Raises:
+        ValueError: As `train_encoder`, and if there is no part or a name is not a file name.
     """
-    model.eval()
-    table = model.item_vectors
-    device = table.device
-    total = 0.0
-    for start in range(0, len(cases), block):
-        part = cases.take(np.arange(start, min(start + block, len(cases))))
-        history = part.histories.padded(model.max_history, model.n_items)
-        users = model.user_vectors(torch.from_numpy(history).to(device))  # [B, K, E]
-        scores = (users @ table.T).amax(dim=1)
-        target = torch.from_numpy(part.targets.astype(np.int64)).to(device)[:, None]
-        reached = scores.gather(1, target)
-        # nothing is above NaN: a training that diverged would get the best rank
-        if not reached.isfinite().all():
+    _check_parts(held_out, train)
+    found: dict[str, tuple[HistoryEncoder, IDReport]] = {}
+    for name, mask in held_out.items():
+        found[name] = train_encoder(
+            train,
+            validation,
+            n_items,
+            settings,
+            held_out=mask,
+            text_vectors=text_vectors,
+            make_items=make_items,
+            checkpoint=None if folder is None else Path(folder) / f"{name}.safetensors",
+            on_epoch=None if on_epoch is None else partial(on_epoch, name),
+        )
+    return found
+
+
+def _check_parts(held_out: Mapping[str, NDArray[np.bool_] | None], train: Histories) -> None:
+    """Refuse parts that cannot be trained, before the first one is."""
+    if not held_out:
+        raise ValueError("expected at least one part to train, got none")
+    for name, mask in held_out.items():
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise ValueError(f"expected a part's name that can name a file, got {name!r}")
+        if mask is not None and mask.shape != train.items.shape:
             raise ValueError(
-                "expected finite scores, got NaN or infinity: "
-                "the training diverged, a lower learning_rate helps"
+                f"expected held_out [{len(train.items)}] for {name!r}, got {list(mask.shape)}"
             )
-        rows = torch.from_numpy(part.histories.rows).to(device)
-        seen = torch.from_numpy(part.histories.items.astype(np.int64)).to(device)
-        scores[rows, seen] = -torch.inf
-        scores.scatter_(1, target, -torch.inf)
-        above = (scores > reached).sum(dim=1) + 0.5 * (scores == reached).sum(dim=1)
-        rank = 1.0 + above
-        total += torch.where(rank <= 10, 1.0 / torch.log2(1.0 + rank), 0.0).sum().item()
-    return total / len(cases)
 
 
-class _Windows:
-    """Training histories cut into windows of T targets, the newest window full.
-
-    Consecutive windows of a user share one event: the last target of the older one is the first
-    input of the newer one, so each event but a user's first is a target exactly once.
-    """
+class _Training:
+    """The training of one ID model: the model, its optimizer and its progress."""
 
     def __init__(
         self,
+        encoder: HistoryEncoder,
         train: Histories,
-        length: int,
-        n_items: int,
-        held_out: NDArray[np.bool_] | None,
+        windows: HistoryWindows,
+        settings: IDSettings,
     ) -> None:
-        if len(train.items) and train.items.max() >= n_items:
-            raise ValueError(f"expected item numbers < {n_items}, got {train.items.max()}")
-        if held_out is None:
-            held_out = np.zeros(len(train.items), dtype=bool)
-        if held_out.shape != train.items.shape:
-            raise ValueError(f"expected held_out [{len(train.items)}], got {held_out.shape}")
-        n_windows = -(-np.maximum(train.lengths - 1, 0) // length)
-        self.users = np.repeat(np.arange(len(train)), n_windows)
-        first = np.cumsum(n_windows) - n_windows
-        age = np.arange(len(self.users)) - np.repeat(first, n_windows)  # 0 = newest
-        ends = train.offsets[1:][self.users] - age * length
-        starts = np.maximum(ends - length - 1, train.offsets[:-1][self.users])
-        self.items = train.slices(starts, ends)
-        flags = Histories(train.offsets, held_out.astype(np.int32))
-        self.held_out = flags.slices(starts, ends)
-        self.length = length
-        self.n_items = n_items
-        firsts = train.offsets[:-1][train.lengths > 0]
-        self.n_held_out = int(held_out.sum() - held_out[firsts].sum())
-        self.n_targets = len(train.items) - len(firsts) - self.n_held_out
-        if self.n_targets < 1:
-            raise ValueError(
-                "expected a user with two training events or more, not all held out, got none"
-            )
+        cold = None
+        if encoder.items.reads_text:
+            cold = torch.from_numpy(train.counts(encoder.n_items) == 0)
+            encoder.items.leave_to_text(cold)
+        self.windows = windows
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = encoder.to(self.device)
+        self.optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
+        self.loss = _loss(train, encoder.n_items, settings, cold)
+        self.progress = Progress()
 
-    def __len__(self) -> int:
-        return len(self.users)
+    def run(
+        self,
+        cases: Cases,
+        checkpoint: str | os.PathLike[str] | None,
+        on_epoch: Callable[[int, float, float], None] | None,
+    ) -> tuple[HistoryEncoder, IDReport]:
+        """Return the trained model and the report; see `train_encoder` for the arguments."""
+        identity = self._identity()
+        if checkpoint is not None and Path(checkpoint).exists():
+            self.progress = read_checkpoint(checkpoint, identity, self.encoder, self.optimizer)
+        progress = self.progress
+        started = time.perf_counter() - progress.seconds
+        while not progress.finished(self.settings.max_epochs, self.settings.patience):
+            loss = self._epoch()
+            ndcg = validation_ndcg(self.encoder, cases)
+            progress.record(ndcg, self.encoder, time.perf_counter() - started)
+            if on_epoch is not None:
+                on_epoch(progress.epoch, loss, ndcg)
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, identity, self.encoder, self.optimizer, progress)
+        self.encoder.load_state_dict(progress.best_state)
+        return self.encoder.cpu().eval(), self._report()
 
-    def digest(self) -> str:
-        """Return a hash of the events and of which of them are held out."""
-        digest = hashlib.sha256()
-        for array in (self.items.offsets, self.items.items, self.held_out.items):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+    def _epoch(self) -> float:
+        """Return the mean loss of the batches of one epoch, in which the model is trained."""
+        size = self.settings.batch_size
+        n_batches = -(-len(self.windows) // size)
+        first_step = self.progress.epoch * n_batches
+        batches = self.windows.batches(size, seed=self.settings.seed, epoch=self.progress.epoch)
+        self.encoder.train()
+        total = 0.0
+        for number, rows in enumerate(batches):
+            inputs, targets, counted = (part.to(self.device) for part in self.windows.batch(rows))
+            if not counted.any():
+                continue
+            states = self.encoder(inputs)
+            users = self.windows.users[rows]
+            batch = Batch(users, states, targets, counted, first_step + number)
+            loss = self.loss(self.encoder, batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.progress.steps += 1
+            total += loss.item()
+        return total / n_batches
 
-    def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs `[B, T]`, targets `[B, T]` and which targets count `[B, T]`."""
-        items = torch.from_numpy(self.items.take(rows).padded(self.length + 1, self.n_items))
-        held_out = torch.from_numpy(self.held_out.take(rows).padded(self.length + 1, 1))
-        inputs, targets = items[:, :-1], items[:, 1:]
-        return inputs, targets, (inputs != self.n_items) & (held_out[:, 1:] == 0)
+    def _identity(self) -> dict[str, Any]:
+        """Return what a checkpoint must share with this training; JSON values."""
+        frozen = hashlib.sha256()
+        for buffer in self.encoder.items.buffers():
+            frozen.update(buffer.cpu().contiguous().numpy().tobytes())
+        return {
+            "settings": as_dict(self.settings),
+            "data": self.windows.digest(),
+            "text": frozen.hexdigest(),
+            "parameters": {n: list(p.shape) for n, p in self.encoder.named_parameters()},
+        }
+
+    def _report(self) -> IDReport:
+        return IDReport(
+            epochs=self.progress.epoch,
+            steps=self.progress.steps,
+            best_epoch=self.progress.best_epoch,
+            validation_ndcg=self.progress.best_ndcg,
+            samples=self.windows.n_targets,
+            held_out_samples=self.windows.n_held_out,
+            seconds=self.progress.seconds,
+        )
 
 
-def _train_epoch(
-    model: HistoryEncoder,
-    optimizer: torch.optim.Optimizer,
-    windows: _Windows,
-    config: IDConfig,
-    epoch: int,
-    loss_of: Loss,
-) -> float:
-    model.train()
-    device = next(model.parameters()).device
-    # keyed by the epoch, so that a resumed run sees the same batches
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(windows))
-    starts = range(0, len(windows), config.batch_size)
-    total = 0.0
-    for number, start in enumerate(starts):
-        rows = order[start : start + config.batch_size]
-        inputs, targets, counted = (part.to(device) for part in windows.batch(rows))
-        if not counted.any():
-            continue
-        step = epoch * len(starts) + number
-        batch = Batch(windows.users[rows], model(inputs), targets, counted, step)
-        loss = loss_of(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-    return total / len(starts)
-
-
-def _loss(train: Histories, n_items: int, config: IDConfig, cold: Tensor | None) -> Loss:
-    if config.shared_negatives:
-        return shared_loss(n_items, config.shared_negatives, config.seed, cold)
-    if not config.negatives:
+def _loss(train: Histories, n_items: int, settings: IDSettings, cold: Tensor | None) -> Loss:
+    if settings.shared_negatives:
+        return shared_loss(n_items, settings.shared_negatives, settings.seed, cold)
+    if not settings.negatives:
         return full_loss(cold)
-    sampler = NegativeSampler(train, n_items, alpha=config.alpha, seed=config.seed)
-    return sampled_loss(sampler, config.negatives, cold)
+    sampler = NegativeSampler(train, n_items, alpha=settings.alpha, seed=settings.seed)
+    return sampled_loss(sampler, settings.negatives, cold)

@@ -1,6 +1,6 @@
 """Selection of the training samples of the language model, and sampling of negatives."""
 
-from rarec.selection.choice import SelectionConfig, SelectionReport, buckets, select
+from rarec.selection.choice import SelectionReport, buckets, select
 from rarec.selection.denoising import TitleWords, denoise, word_overlaps
 from rarec.selection.negatives import NegativeSampler, collisions
 from rarec.selection.samples import Samples, held_out_mask, training_samples
@@ -11,7 +11,6 @@ __all__ = [
     "LANGUAGES",
     "NegativeSampler",
     "Samples",
-    "SelectionConfig",
     "SelectionReport",
     "TitleWords",
     "buckets",

@@ -19,58 +19,7 @@ from rarec.data import Histories
 from rarec.selection.denoising import denoise
 from rarec.selection.samples import Samples, training_samples
 from rarec.selection.stop_words import stop_words
-
-ORDERS = ("random", "newest")
-
-
-@dataclass(frozen=True)
-class SelectionConfig:
-    """How the samples are chosen.
-
-    Attributes:
-        fraction: Share of all samples that is chosen at most; rounded down.
-        denoise: Drop samples whose target shares no word with its history (the paper's rule; off,
-            since on MovieLens-100K it costs a fifth of HR@100, see docs/decisions.md).
-        order: Which ones are chosen, of all or of a bucket: `newest`, those nearest to the end of
-            their history first; or `random`.
-        diversify: Spread the budget over buckets of history length and target popularity; else
-            choose from all alike.
-        seed: Seed of the random choice.
-        language: Whose stop words are left out when words are compared: one of `LANGUAGES`.
-        min_history: Events that must come before a target.
-        max_history: Newest events whose titles are compared; None takes all.
-        n_length: Number of buckets of history length.
-        n_popularity: Number of buckets of popularity.
-    """
-
-    fraction: float = 0.1
-    denoise: bool = False
-    diversify: bool = False
-    order: str = "newest"
-    seed: int = 0
-    language: str = "en"
-    min_history: int = 1
-    max_history: int | None = None
-    n_length: int = 5
-    n_popularity: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"expected a fraction above 0 and up to 1, got {self.fraction}")
-        if self.order not in ORDERS:
-            raise ValueError(f"expected order to be one of {list(ORDERS)}, got {self.order!r}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"expected a seed from 0 to 2**64 - 1, got {self.seed}")
-        if self.min_history < 0 or (self.max_history is not None and self.max_history < 1):
-            raise ValueError(
-                f"expected min_history >= 0 and max_history >= 1, "
-                f"got {self.min_history} and {self.max_history}"
-            )
-        if self.n_length < 1 or self.n_popularity < 1:
-            raise ValueError(
-                f"expected at least 1 quantile, got {self.n_length} and {self.n_popularity}"
-            )
-        stop_words(self.language)
+from rarec.settings import SelectionSettings
 
 
 @dataclass(frozen=True)
@@ -149,7 +98,7 @@ def _quantiles(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def select(
-    histories: Histories, titles: Sequence[str], config: SelectionConfig | None = None
+    histories: Histories, titles: Sequence[str], settings: SelectionSettings | None = None
 ) -> tuple[Samples, SelectionReport]:
     """Return the selected samples, sorted by position, and a report of the selection.
 
@@ -159,35 +108,38 @@ def select(
     Args:
         histories: Training histories of all users, oldest first.
         titles: `[N]` the title of each item.
-        config: How the samples are selected; None takes the defaults.
+        settings: How the samples are selected; None takes the defaults.
 
     Raises:
-        ValueError: If an item has no title.
+        ValueError: If an item has no title, or there are no stop words of the language.
+        ImportError: If the stop words of the language are in a package that is not installed.
 
     Example:
         >>> histories = Histories.from_lists([[0, 1, 2], [2, 0]])
         >>> titles = ["Lion King", "The Lion", "Heat"]
-        >>> config = SelectionConfig(fraction=0.5, denoise=True)
-        >>> samples, report = select(histories, titles, config)
+        >>> settings = SelectionSettings(fraction=0.5, denoise=True)
+        >>> samples, report = select(histories, titles, settings)
         >>> samples.targets.tolist(), report.n_denoised, report.budget
         ([1], 1, 1)
     """
-    config = SelectionConfig() if config is None else config
+    settings = SelectionSettings() if settings is None else settings
+    # an unknown language is refused before any work
+    stop_words(settings.language)
     n_items = len(titles)
     if len(histories.items) and histories.items.max() >= n_items:
         raise ValueError(
             f"expected a title for each item, got {n_items} titles and an item "
             f"{histories.items.max()}"
         )
-    samples = training_samples(histories, min_history=config.min_history)
+    samples = training_samples(histories, min_history=settings.min_history)
     # slightly more than the product, because a product such as 0.29 * 100 is rounded to below 29
-    budget = math.floor(config.fraction * len(samples) * (1 + 1e-12))
+    budget = math.floor(settings.fraction * len(samples) * (1 + 1e-12))
     candidates, n_denoised = samples, None
-    if config.denoise:
-        language, newest = config.language, config.max_history
+    if settings.denoise:
+        language, newest = settings.language, settings.max_history
         keep = denoise(samples, titles, stop_words=language, max_history=newest)
         candidates, n_denoised = samples.take(keep), int(keep.sum())
-    chosen, n_buckets = _choose(candidates, n_items, min(budget, len(candidates)), config)
+    chosen, n_buckets = _choose(candidates, n_items, min(budget, len(candidates)), settings)
     return chosen, SelectionReport(
         n_samples=len(samples),
         n_denoised=n_denoised,
@@ -200,23 +152,23 @@ def select(
 
 
 def _choose(
-    samples: Samples, n_items: int, budget: int, config: SelectionConfig
+    samples: Samples, n_items: int, budget: int, settings: SelectionSettings
 ) -> tuple[Samples, int | None]:
     """Return `budget` samples and the number of buckets that hold a sample.
 
     The number is None if the samples are not spread over buckets.
     """
-    if config.diversify:
+    if settings.diversify:
         numbers, n_buckets = buckets(
-            samples, n_items, n_length=config.n_length, n_popularity=config.n_popularity
+            samples, n_items, n_length=settings.n_length, n_popularity=settings.n_popularity
         )
         n_filled = len(np.unique(numbers))
     else:
         # with one bucket, the stratified sample is a uniform one
         numbers, n_buckets, n_filled = np.zeros(len(samples), dtype=np.int32), 1, None
-    rows = _rust.stratified_sample(numbers, n_buckets, budget, config.seed)
-    if config.order == "newest":
-        rows = _newest(samples, numbers, np.bincount(numbers[rows], minlength=n_buckets), config)
+    rows = _rust.stratified_sample(numbers, n_buckets, budget, settings.seed)
+    if settings.order == "newest":
+        rows = _newest(samples, numbers, np.bincount(numbers[rows], minlength=n_buckets), settings)
     return samples.take(rows), n_filled
 
 
@@ -224,7 +176,7 @@ def _newest(
     samples: Samples,
     numbers: NDArray[np.int32],
     wanted: NDArray[np.int64],
-    config: SelectionConfig,
+    settings: SelectionSettings,
 ) -> NDArray[np.int64]:
     """Return the sorted rows of the newest samples of each bucket; equal ages are drawn randomly.
 
@@ -232,10 +184,10 @@ def _newest(
         samples: The samples.
         numbers: `[S]` bucket of each sample.
         wanted: Number of samples to take, by bucket.
-        config: The configuration, whose seed is used.
+        settings: The configuration, whose seed is used.
     """
     age = samples.histories.offsets[1:][samples.users] - samples.positions
-    tie_break = np.random.default_rng(config.seed).random(len(samples))
+    tie_break = np.random.default_rng(settings.seed).random(len(samples))
     order = np.lexsort([tie_break, age, numbers])
     sizes = np.bincount(numbers, minlength=len(wanted))
     rank_in_bucket = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
