@@ -8,13 +8,15 @@ use numpy::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{Ints, Longs, Table, Vector, run, slice};
-use crate::catalogue::{Facts, Items, Queries, Values};
+use super::arrays::{Ints, Longs, Table, Vector, slice};
+use super::jobs::run;
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::ranks;
-use crate::scoring::{self, Search};
-use crate::screening::Screen;
+use crate::scoring::catalogue::{Facts, Items, Queries, Values};
+use crate::scoring::ranks;
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
+use crate::scoring::top_k;
 use crate::simd::{Codes, Level};
 
 type Csr<'py> = (Longs<'py>, Ints<'py>);
@@ -139,8 +141,8 @@ impl Catalogue {
             among.as_ref(),
             threads,
             |search, among, workers| match among {
-                Some(among) => scoring::top_k_among(search, among, k, workers),
-                None => scoring::top_k(search, k, workers),
+                Some(among) => top_k::top_k_among(search, among, k, workers),
+                None => top_k::top_k(search, k, workers),
             },
         );
         let (numbers, scores) = found?;

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use rarec::denoising::{Samples, overlaps, shares_word};
-use rarec::titles::Titles;
+use rarec::denoising::counts::{Samples, overlaps, shares_word};
+use rarec::denoising::titles::Titles;
 use rarec::error::Error;
 use rarec::threads::{Workers, run};
-use rarec::titles::{parted, title_words};
+use rarec::denoising::titles::{parted, title_words};
 
 #[derive(Arbitrary, Debug)]
 struct Input {

@@ -3,14 +3,14 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use rarec::alias::AliasTable;
-use rarec::collisions::collisions;
+use rarec::sampling::alias::AliasTable;
+use rarec::sampling::collisions::collisions;
 use rarec::error::Error;
-use rarec::exclusion::Rows;
+use rarec::sampling::exclusion::Rows;
 use rarec::histories::Histories;
-use rarec::probability::log_probability;
-use rarec::sampling::{Draw, sample_negatives};
-use rarec::stratified::stratified_sample;
+use rarec::sampling::probability::log_probability;
+use rarec::sampling::negatives::{Draw, sample_negatives};
+use rarec::sampling::stratified::stratified_sample;
 use rarec::threads::{Workers, run};
 
 #[derive(Arbitrary, Debug)]

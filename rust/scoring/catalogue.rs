@@ -240,19 +240,6 @@ fn squares(vector: &[f32]) -> f32 {
     rest + sums.iter().sum::<f32>()
 }
 
-/// Return vectors in tiles of `rows`, each tile `[dim][rows]`, the last filled up with `padding`.
-pub fn tiles<T: Copy>(vectors: &[T], dim: usize, rows: usize, padding: T) -> Vec<T> {
-    let n_tiles = (vectors.len() / dim).div_ceil(rows);
-    let mut tiles = vec![padding; n_tiles * rows * dim];
-    for (index, vector) in vectors.chunks_exact(dim).enumerate() {
-        let tile = &mut tiles[index / rows * rows * dim..][..rows * dim];
-        for (place, &value) in vector.iter().enumerate() {
-            tile[place * rows + index % rows] = value;
-        }
-    }
-    tiles
-}
-
 /// Computes single scores, bit for bit as panels give them.
 pub struct Scorer<'a> {
     queries: Queries<'a>,

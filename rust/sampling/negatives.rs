@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
-use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::exclusion::Rows;
-use crate::filling::{Filling, Marks};
-use crate::probability::common_units;
 use crate::random::Random;
+use crate::sampling::alias::{AliasTable, Distribution, Uniform};
+use crate::sampling::exclusion::Rows;
+use crate::sampling::filling::{Filling, Marks};
+use crate::sampling::probability::common_units;
 use crate::threads::Workers;
 
 /// Rows between the one that is filled and the one whose seen items are asked of memory.

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::exclusion::Rows;
+use crate::sampling::alias::{AliasTable, Distribution, Uniform};
+use crate::sampling::exclusion::Rows;
 use crate::threads::Workers;
 
 /// Rows a thread takes at least.

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::denoising::titles::Titles;
 use crate::error::Error;
 use crate::threads::Workers;
-use crate::titles::Titles;
 
 /// Titles a thread takes at once.
 const PIECE: usize = 4096;

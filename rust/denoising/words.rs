@@ -3,7 +3,7 @@
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::characters::{Class, Entry, LONGEST, normal_form};
+use crate::denoising::characters::{Class, Entry, LONGEST, normal_form};
 
 /// Words one after the other, each given by where it ends; reused from text to text.
 #[derive(Debug, Clone, Default)]
@@ -174,7 +174,7 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::characters::{BLOCK, BLOCKS};
+    use crate::denoising::characters::{BLOCK, BLOCKS};
     use crate::random::Random;
 
     fn words(text: &str) -> Vec<String> {

@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use crate::catalogue::{Items, Queries, Values};
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::random::Random;
-use crate::scoring::Search;
-use crate::screening::Screen;
+use crate::scoring::catalogue::{Items, Queries, Values};
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
 use crate::simd::{Codes, Level};
 use crate::threads::{Workers, on};
 
