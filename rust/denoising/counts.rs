@@ -1,4 +1,4 @@
-//! How many of a target's words its history holds.
+//! This module counts how many words of a target occur in the titles of its history.
 
 use rayon::prelude::*;
 

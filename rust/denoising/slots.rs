@@ -1,4 +1,4 @@
-//! Hashes of the words of titles, to tell at one look that two titles share none.
+//! This module holds hashes of a title's words, which show quickly that two titles share none.
 
 use rayon::prelude::*;
 

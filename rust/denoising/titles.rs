@@ -1,4 +1,4 @@
-//! Titles as numbers of their words.
+//! This module turns titles into the numbers of their words.
 
 use rayon::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The words of a text, as Unicode parts them (UAX 29), in a form that is the same for all spellings
-//! that differ in case or in compatible characters only.
+//! This module splits a text into words, as Unicode does (UAX 29). All spellings that differ only in
+//! case or in compatible characters get the same form.
 
 use unicode_segmentation::UnicodeSegmentation;
 

@@ -1,7 +1,7 @@
-//! The Python module `rarec._rust`: borrows arrays, releases the GIL, maps errors.
+//! This module is `rarec._rust` in Python: it borrows arrays, releases the GIL and maps errors.
 //!
 //! Python owns the arrays and the casts; an array of another type or layout is refused here. The
-//! functions stand in the files of this folder, one for each job.
+//! functions stand in the files of this folder, one for each part of the crate.
 
 // the arguments are those Python passes, and pyo3 hands them over by value
 #![allow(

@@ -1,4 +1,4 @@
-//! Random choices for Python.
+//! This module gives Python the random choices.
 
 use numpy::{
     Element, IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray2, PyReadwriteArray2,

@@ -1,4 +1,4 @@
-//! What the rows of a batch must not get: seen items, items left out for all, and for one row.
+//! This module holds what the rows of a batch must not get: seen items and excluded items.
 
 use std::ops::BitOr;
 

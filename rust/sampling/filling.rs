@@ -1,4 +1,4 @@
-//! The draws of one row, block by block.
+//! This module fills one row with draws, block by block.
 
 use crate::random::Random;
 use crate::sampling::alias::Distribution;

@@ -1,4 +1,4 @@
-//! Negative samples: items a row may get, drawn by a distribution, and how likely they were.
+//! This module draws negative samples, which are items a row may get, and their log probabilities.
 
 use rayon::prelude::*;
 

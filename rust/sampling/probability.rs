@@ -1,4 +1,4 @@
-//! How likely a draw gives an item.
+//! This module computes how likely a draw gives an item.
 
 use rayon::prelude::*;
 

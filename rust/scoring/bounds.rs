@@ -1,4 +1,4 @@
-//! The codes of queries, and what sums of codes say of scores: the bound of `screening`, worked out.
+//! This module codes the queries, and works out what sums of codes say of scores.
 
 // what `Level::wide` compiles must be inlined there
 #![allow(clippy::inline_always)]
@@ -73,7 +73,7 @@ impl QueryCodes {
             .zip(words.chunks_exact_mut(screen.n_words));
         for ((vector, &norm), words) in rows {
             let scale = or_one((norm * share / f64::from(top)) as f32);
-            let facts = screen.level.wide(Code {
+            let measured = screen.level.wide(Code {
                 vector,
                 scale,
                 top,
@@ -85,8 +85,8 @@ impl QueryCodes {
             pack(&coded, screen.codes, words.iter_mut());
             let scale = f64::from(scale);
             queries.inverse_scales.push(1.0 / scale);
-            queries.code_norm = queries.code_norm.max(facts.codes);
-            queries.rests = queries.rests.max((facts.rest + rounding * norm) / scale);
+            queries.code_norm = queries.code_norm.max(measured.codes);
+            queries.rests = queries.rests.max((measured.rest + rounding * norm) / scale);
             queries.tiny = queries
                 .tiny
                 .max(dim as f64 * f64::from(f32::from_bits(1)) / scale);

@@ -1,4 +1,4 @@
-//! Small searches for tests, and what they must find.
+//! This module makes small searches for tests, and computes what they must find.
 
 use half::f16;
 

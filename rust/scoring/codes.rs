@@ -1,4 +1,4 @@
-//! Vectors as small whole numbers, and what is known of what these leave out.
+//! This module codes vectors as small whole numbers, and measures what the codes leave out.
 
 // what `Level::wide` compiles must be inlined there
 #![allow(clippy::inline_always)]

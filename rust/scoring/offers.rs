@@ -1,4 +1,4 @@
-//! Items offered to the best few of some queries: all of some panels, or those a screen lets through.
+//! This module offers items to the best few of some queries: all, or those a screen lets through.
 
 use crate::error::Error;
 use crate::scoring::best::{Best, keep_for};

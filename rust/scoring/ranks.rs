@@ -1,4 +1,4 @@
-//! Exact ranks of targets in the whole catalogue or among a few candidates.
+//! This module counts exact ranks of targets in the whole catalogue or among a few candidates.
 
 use std::ops::Range;
 

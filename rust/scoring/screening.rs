@@ -1,4 +1,4 @@
-//! Integer codes of the items, which bound every score, so that few need computing in float32.
+//! This module codes the items as integers, which bound every score: few need float32.
 //!
 //! A vector is a scale times its codes and a rest: `q = s c + r` for a query, `v = t d + p` for an
 //! item. Then `q.v = s t (c.d) + s c.p + r.v`, and by Cauchy-Schwarz
@@ -94,7 +94,7 @@ impl Screen {
                             items.prefetch(next as usize..next as usize + 1);
                         }
                         let vector = items.vector(item as usize, buffer);
-                        let facts = level.wide(Code {
+                        let measured = level.wide(Code {
                             vector,
                             scale,
                             top,
@@ -105,9 +105,9 @@ impl Screen {
                             codes,
                             words.iter_mut().map(|column| &mut column[lane]),
                         );
-                        panel.rests[lane] = round_up(facts.rest);
-                        panel.norms[lane] = round_up(facts.norm);
-                        panel.offsets[lane] = -offset(level, codes) * facts.sum;
+                        panel.rests[lane] = round_up(measured.rest);
+                        panel.norms[lane] = round_up(measured.norm);
+                        panel.offsets[lane] = -offset(level, codes) * measured.sum;
                     }
                     Ok(panel)
                 },

@@ -1,4 +1,4 @@
-//! AVX2 with FMA. Half of a panel at a time, or the sums would not fit the 16 registers.
+//! This module uses AVX2 with FMA, on half of a panel at a time, so that the sums fit 16 registers.
 
 use super::panels::{CHAINS, Column, LANES, Plain, Sure};
 use super::portable;

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI.
+//! This module uses AVX-512 with VNNI.
 
 use super::panels::{Column, LANES, Plain, Sure};
 use super::registers::{load_16, load_16_words, store_16};

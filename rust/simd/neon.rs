@@ -1,5 +1,5 @@
-//! NEON, which every aarch64 processor has. A quarter of a panel at a time, so that the sums of
-//! eight rows stay in registers; sums of codes are left to the compiler.
+//! This module uses NEON, which every aarch64 processor has, on a quarter of a panel at a time, so
+//! that the sums of eight rows stay in registers. Sums of codes are left to the compiler.
 
 use super::panels::{Column, LANES};
 pub use super::portable::{bracket, screen};

@@ -1,4 +1,4 @@
-//! Plain Rust: what defines the results, and what runs where no other instructions are known.
+//! This module is plain Rust, which defines the results and runs on every processor.
 
 use super::panels::{CHAINS, Column, LANES, Sure};
 

@@ -1,4 +1,4 @@
-//! Every set of instructions against plain loops.
+//! This module compares every set of instructions with plain loops.
 
 use super::*;
 
