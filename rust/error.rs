@@ -1,4 +1,4 @@
-//! What can be wrong with the input.
+//! This module holds the error that a job returns if its input is wrong.
 
 /// A job refused its input; nothing was computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

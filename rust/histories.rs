@@ -1,4 +1,4 @@
-//! What each user has seen, as a checked view of a CSR table.
+//! This module holds the items that each user has seen, as a checked view of a CSR table.
 
 use std::ops::BitOr;
 

@@ -1,4 +1,4 @@
-//! Random numbers that depend on what they are for, not on who draws them first.
+//! This module makes random numbers that depend on seed, step and row, not on who draws first.
 
 // what `Level::wide` compiles must be inlined there
 #![allow(clippy::inline_always)]

@@ -1,4 +1,4 @@
-//! Thread pools, one for each size, made once; and how a job runs on one until it is told to stop.
+//! This module keeps one thread pool for each size, and runs jobs on them until told to stop.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

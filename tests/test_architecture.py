@@ -142,11 +142,18 @@ def test_kernels_know_nothing_of_rarec() -> None:
             }, f"{path}:{line}: {name}"
 
 
-def rust_files_with(pattern: str) -> set[str]:
+def rust_sources() -> list[Path]:
+    """Return the files of the extension; the fuzz targets are another crate."""
     rust = ROOT / "rust"
+    return [
+        path for path in sorted(rust.rglob("*.rs")) if path.relative_to(rust).parts[0] != "fuzz"
+    ]
+
+
+def rust_files_with(pattern: str) -> set[str]:
     return {
-        path.relative_to(rust).as_posix()
-        for path in [*rust.glob("*.rs"), *rust.glob("python/*.rs"), *rust.glob("simd/*.rs")]
+        path.relative_to(ROOT / "rust").as_posix()
+        for path in rust_sources()
         if re.search(pattern, path.read_text(encoding="utf-8"))
     }
 
@@ -154,11 +161,75 @@ def rust_files_with(pattern: str) -> set[str]:
 def test_only_one_part_of_rust_knows_python() -> None:
     knowing = rust_files_with(r"\b(pyo3|numpy)::")
     assert knowing
-    assert all(name.startswith("python") for name in knowing), knowing
+    assert all(name.startswith("python/") for name in knowing), knowing
 
 
 def test_only_one_file_of_rust_has_unsafe_code() -> None:
-    assert rust_files_with(r"\bunsafe\b") == {"simd.rs"}
+    assert rust_files_with(r"\bunsafe\b") == {"simd/mod.rs"}
+
+
+def rust_modules() -> dict[str, str]:
+    """Return the text of each Rust module by its path, without comments and tests.
+
+    A module that stands inside a file is a module like the others: `simd::registers` is inside
+    `simd`, so that one file has all unsafe code.
+    """
+    modules: dict[str, str] = {}
+    tests: set[str] = set()
+    for path in rust_sources():
+        parts = path.relative_to(ROOT / "rust").with_suffix("").parts
+        name = "::".join(part for part in parts if part not in {"mod", "lib"})
+        text = re.sub(r"^\s*//.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        inside = r"^((?:#\[.*\]\n)*)(?:pub )?mod (\w+) \{\n(.*?)^\}"
+        for attributes, module, body in re.findall(inside, text, re.MULTILINE | re.DOTALL):
+            if "cfg(test)" not in attributes:
+                key = f"{name}::{module}".removeprefix("::")
+                modules[key] = modules.get(key, "") + body
+        tests |= {f"{name}::{module}" for module in re.findall(r"cfg\(test\)\]\nmod (\w+);", text)}
+        modules[name] = re.sub(inside, "", text, flags=re.MULTILINE | re.DOTALL)
+    return {name: text for name, text in modules.items() if name not in tests}
+
+
+def used_modules(name: str, modules: dict[str, str]) -> set[str]:
+    """Return the Rust modules that a module uses."""
+    text = modules[name]
+    # `super::{a::B, c}` is `super::a::B` and `super::c`
+    for path, group in re.findall(r"((?:crate|super)(?:::\w+)*)::\{([^{}]*)\}", text):
+        text += "".join(f"\n{path}::{part.strip()}" for part in group.split(","))
+    paths = re.findall(r"\bcrate((?:::\w+)+)", text)
+    parent = name.rpartition("::")[0]
+    paths += [f"::{parent}{path}" for path in re.findall(r"\bsuper((?:::\w+)+)", text)]
+    paths += [f"::{name}::{child}" for child in re.findall(r"(?<![\w:])(\w+)::", text)]
+    used: set[str] = set()
+    for path in paths:
+        parts = path.strip(":").split("::")
+        # the longest path that is a module; the rest names what is in it
+        starts = ("::".join(parts[:length]) for length in range(len(parts), 0, -1))
+        used.add(next((start for start in starts if start in modules), ""))
+    return used - {name, ""}
+
+
+def test_no_rust_files_use_each_other_in_a_circle() -> None:
+    modules = rust_modules()
+    graph = {name: sorted(used_modules(name, modules)) for name in modules}
+    assert graph["scoring::top_k"], "expected a module that uses others"
+    circle: list[str] = []
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        # each module is used by the next one
+        circle = error.args[1][::-1]
+    assert not circle, "circle of Rust modules: " + " uses ".join(circle)
+
+
+def test_the_parts_of_rust_do_not_use_each_other() -> None:
+    """Sampling, scoring and denoising share what stands beside them; only python knows all."""
+    modules = rust_modules()
+    parts = {"sampling", "scoring", "denoising", "python"}
+    for name in modules:
+        part = name.split("::")[0]
+        others = {used.split("::")[0] for used in used_modules(name, modules)} & parts
+        assert part == "python" or others <= {part} & parts, f"{name} uses {others}"
 
 
 def test_nothing_is_unpickled() -> None:
@@ -178,10 +249,7 @@ def test_nothing_is_unpickled() -> None:
 
 def test_files_have_one_subject() -> None:
     """About 400 lines is where a file becomes a folder."""
-    rust = [
-        path for folder in (".", "python", "simd") for path in (ROOT / "rust" / folder).glob("*.rs")
-    ]
-    paths = [*sources(), *(ROOT / "kernels").rglob("*.py"), *rust]
+    paths = [*sources(), *(ROOT / "kernels").rglob("*.py"), *rust_sources()]
     long = {str(p): n for p in paths if (n := len(p.read_text().splitlines())) > 420}
     assert not long
 

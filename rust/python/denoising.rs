@@ -1,15 +1,16 @@
-//! Words of titles, and overlaps, for Python.
+//! This module gives Python the words of titles, and their overlaps.
 
 use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyList;
 
-use super::{Ints, Longs, Vector, run, slice};
-use crate::denoising::{self, Samples};
+use super::arrays::{Ints, Longs, Vector, slice};
+use super::jobs::run;
+use crate::denoising::counts::{self, Samples};
+use crate::denoising::titles::{self, Titles};
 use crate::error::Error;
 use crate::threads::Workers;
-use crate::titles::{self, Titles};
 
 type Bytes<'py> = PyReadonlyArray1<'py, u8>;
 type Table<'py> = (Vector<'py, i64>, Vector<'py, i32>);
@@ -131,9 +132,7 @@ pub fn overlaps<'py>(
         ends,
         targets,
     };
-    Ok(arrays
-        .run(py, threads, denoising::overlaps)?
-        .into_pyarray(py))
+    Ok(arrays.run(py, threads, counts::overlaps)?.into_pyarray(py))
 }
 
 #[pyfunction]
@@ -157,6 +156,6 @@ pub fn shares_word<'py>(
         targets,
     };
     Ok(arrays
-        .run(py, threads, denoising::shares_word)?
+        .run(py, threads, counts::shares_word)?
         .into_pyarray(py))
 }

@@ -1,4 +1,4 @@
-//! Random choices for Python.
+//! This module gives Python the random choices.
 
 use numpy::{
     Element, IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray2, PyReadwriteArray2,
@@ -6,13 +6,15 @@ use numpy::{
 };
 use pyo3::prelude::*;
 
-use super::{Doubles, Ints, Longs, Table, Vector, run, slice};
-use crate::alias::{self, Distribution};
+use super::arrays::{Doubles, Ints, Longs, Table, Vector, slice};
+use super::jobs::run;
 use crate::error::Error;
-use crate::exclusion::Rows;
 use crate::histories::Histories;
-use crate::probability;
-use crate::sampling;
+use crate::sampling::alias::{self, Distribution};
+use crate::sampling::exclusion::Rows;
+use crate::sampling::negatives;
+use crate::sampling::probability;
+use crate::sampling::stratified;
 use crate::threads::Workers;
 
 /// A distribution over items; made once, it is not checked again.
@@ -130,7 +132,7 @@ pub fn sample_negatives<'py>(
         Some(log_q) => Some(log_q.as_slice_mut()?),
         None => None,
     };
-    let draw = sampling::Draw {
+    let draw = negatives::Draw {
         n,
         seed,
         step,
@@ -159,7 +161,7 @@ fn fill<T: Element + From<i32>>(
     py: Python<'_>,
     rows: &RowArrays<'_>,
     alias: Option<&alias::AliasTable>,
-    draw: sampling::Draw,
+    draw: negatives::Draw,
     out: &Table<'_, T>,
     log_q: Option<&mut [f32]>,
     threads: Option<i64>,
@@ -167,7 +169,7 @@ fn fill<T: Element + From<i32>>(
     let mut out = writable("out", out, [rows.users.len(), draw.n])?;
     let out = out.as_slice_mut()?;
     rows.run(py, threads, |rows, workers| {
-        sampling::sample_negatives(rows, alias, draw, out, log_q, workers)
+        negatives::sample_negatives(rows, alias, draw, out, log_q, workers)
     })
 }
 
@@ -221,11 +223,24 @@ pub fn collisions<'py>(
     let items = slice("items", &items)?;
     let pairs = run(py, threads, |workers| {
         let seen = Histories::new(offsets, seen_items, n_items)?;
-        crate::collisions::collisions(&seen, users, items, workers)
+        crate::sampling::collisions::collisions(&seen, users, items, workers)
     })?;
     let n_pairs = pairs.len();
     pairs
         .into_flattened()
         .into_pyarray(py)
         .reshape([n_pairs, 2])
+}
+
+#[pyfunction]
+pub fn stratified_sample<'py>(
+    py: Python<'py>,
+    buckets: Ints<'py>,
+    n_buckets: usize,
+    budget: usize,
+    seed: u64,
+) -> PyResult<Vector<'py, i64>> {
+    let buckets = slice("buckets", &buckets)?;
+    let chosen = py.detach(|| stratified::stratified_sample(buckets, n_buckets, budget, seed))?;
+    Ok(chosen.into_pyarray(py))
 }

@@ -1,4 +1,4 @@
-//! Exact best items and ranks for Python.
+//! This module gives Python the exact best items and ranks.
 
 use half::f16;
 use numpy::{
@@ -8,13 +8,15 @@ use numpy::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{Ints, Longs, Table, Vector, run, slice};
-use crate::catalogue::{Facts, Items, Queries, Values};
+use super::arrays::{Ints, Longs, Table, Vector, slice};
+use super::jobs::run;
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::ranks;
-use crate::scoring::{self, Search};
-use crate::screening::Screen;
+use crate::scoring::catalogue::{Items, Measurements, Queries, Values};
+use crate::scoring::ranks;
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
+use crate::scoring::top_k;
 use crate::simd::{Codes, Level};
 
 type Csr<'py> = (Longs<'py>, Ints<'py>);
@@ -23,7 +25,7 @@ type Csr<'py> = (Longs<'py>, Ints<'py>);
 #[pyclass(frozen, module = "rarec._rust")]
 pub struct Catalogue {
     vectors: Vectors,
-    facts: Facts,
+    measurements: Measurements,
     level: Level,
     screen: Option<Screen>,
 }
@@ -98,14 +100,14 @@ impl Catalogue {
         let codes = codes.filter(|_| level.screens() || instructions.is_some());
         let borrowed = vectors.borrow(py)?;
         let values = borrowed.values()?;
-        let (facts, screen) = run(py, threads, |workers| {
+        let (measurements, screen) = run(py, threads, |workers| {
             let items = Items::new(values, dim)?;
             let screen = codes.map(|codes| Screen::new(&items, codes, level, workers));
-            Ok((items.facts(), screen.transpose()?.flatten()))
+            Ok((items.measurements(), screen.transpose()?.flatten()))
         })?;
         Ok(Self {
             vectors,
-            facts,
+            measurements,
             level,
             screen,
         })
@@ -139,8 +141,8 @@ impl Catalogue {
             among.as_ref(),
             threads,
             |search, among, workers| match among {
-                Some(among) => scoring::top_k_among(search, among, k, workers),
-                None => scoring::top_k(search, k, workers),
+                Some(among) => top_k::top_k_among(search, among, k, workers),
+                None => top_k::top_k(search, k, workers),
             },
         );
         let (numbers, scores) = found?;
@@ -194,16 +196,16 @@ impl Catalogue {
         let [_, n_vectors, dim] = *queries.shape() else {
             return Err(Error::value("queries of 3 axes", &queries.ndim()).into());
         };
-        Error::check_length("queries (their width)", self.facts.dim, dim)?;
+        Error::check_length("queries (their width)", self.measurements.dim, dim)?;
         let values = slice("queries", queries)?;
         let borrowed = self.vectors.borrow(py)?;
         let items = borrowed.values()?;
-        let seen = rows("seen items", seen, self.facts.n_items)?;
+        let seen = rows("seen items", seen, self.measurements.n_items)?;
         let among = among
-            .map(|among| rows("candidates", among, self.facts.n_items))
+            .map(|among| rows("candidates", among, self.measurements.n_items))
             .transpose()?;
         run(py, threads, |workers| {
-            let items = Items::checked(items, self.facts)?;
+            let items = Items::checked(items, self.measurements)?;
             let queries = Queries::new(values, n_vectors, &items)?;
             let search = Search::new(queries, items, &seen, self.level, self.screen.as_ref())?;
             job(&search, among.as_ref(), workers)

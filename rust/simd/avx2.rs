@@ -1,13 +1,14 @@
-//! AVX2 with FMA. Half of a panel at a time, or the sums would not fit the 16 registers.
+//! This module uses AVX2 with FMA, on half of a panel at a time, so that the sums fit 16 registers.
 
+use super::panels::{CHAINS, Column, LANES, Plain, Sure};
+use super::portable;
 use super::registers::{load_8, load_8_words, store_8};
-use super::x86::{
+use std::arch::x86_64::{
     __m256, __m256i, _CMP_GE_OQ, _CMP_GT_OQ, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cmp_ps,
     _mm256_cmpgt_epi32, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16,
     _mm256_movemask_ps, _mm256_permute2f128_ps, _mm256_set1_epi16, _mm256_set1_epi32,
     _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
-use super::{CHAINS, Column, LANES, Plain, Sure, portable};
 
 const HALF: usize = LANES / 2;
 

@@ -1,12 +1,12 @@
-//! AVX-512 with VNNI.
+//! This module uses AVX-512 with VNNI.
 
+use super::panels::{Column, LANES, Plain, Sure};
 use super::registers::{load_16, load_16_words, store_16};
-use super::x86::{
+use std::arch::x86_64::{
     __m512, __m512i, _CMP_GE_OQ, _CMP_GT_OQ, _mm512_add_epi32, _mm512_cmp_ps_mask,
     _mm512_cmpge_epi32_mask, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
 };
-use super::{Column, LANES, Plain, Sure};
 
 type Sums<const M: usize> = [[__m512; 2]; M];
 type CodeSums<const M: usize> = [[__m512i; 2]; M];

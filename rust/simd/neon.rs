@@ -1,12 +1,12 @@
-//! NEON, which every aarch64 processor has. A quarter of a panel at a time, so that the sums of
-//! eight rows stay in registers; sums of codes are left to the compiler.
+//! This module uses NEON, which every aarch64 processor has, on a quarter of a panel at a time, so
+//! that the sums of eight rows stay in registers. Sums of codes are left to the compiler.
 
-use super::arm::{
-    float32x4_t, uint32x4_t, vaddvq_u32, vandq_u32, vcgeq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_n_f32,
-};
+use super::panels::{Column, LANES};
 pub use super::portable::{bracket, screen};
 use super::registers::{load_4, load_4_bits, store_4};
-use super::{Column, LANES};
+use std::arch::aarch64::{
+    float32x4_t, uint32x4_t, vaddvq_u32, vandq_u32, vcgeq_f32, vcgtq_f32, vdupq_n_f32, vfmaq_n_f32,
+};
 
 const PART: usize = 8;
 

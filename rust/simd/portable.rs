@@ -1,6 +1,6 @@
-//! Plain Rust: what defines the results, and what runs where no other instructions are known.
+//! This module is plain Rust, which defines the results and runs on every processor.
 
-use super::{CHAINS, Column, LANES, Sure};
+use super::panels::{CHAINS, Column, LANES, Sure};
 
 /// Items that are summed at once, so that the sums stay in registers.
 const PART: usize = 8;

@@ -1,4 +1,4 @@
-//! Every set of instructions against plain loops.
+//! This module compares every set of instructions with plain loops.
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn every_level_scores_alike() {
     for level in Level::available() {
         for n_rows in [1, 12] {
             let rows = level.rows(n_rows);
-            let tile = crate::catalogue::tiles(&vectors[..n_rows.min(rows) * dim], dim, rows, 0.0);
+            let tile = tiles(&vectors[..n_rows.min(rows) * dim], dim, rows, 0.0);
             let (mut scores, mut masks) = (vec![[f32::NAN; LANES]; rows], vec![0; rows]);
             let any = level.score(&tile, &panel, &vec![0.1; rows], &mut scores, &mut masks);
             let (mut at_least, mut above) = (vec![0; rows], vec![0; rows]);

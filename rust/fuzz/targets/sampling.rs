@@ -3,14 +3,14 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use rarec::alias::AliasTable;
-use rarec::collisions::collisions;
 use rarec::error::Error;
-use rarec::exclusion::Rows;
 use rarec::histories::Histories;
-use rarec::probability::log_probability;
-use rarec::sampling::{Draw, sample_negatives};
-use rarec::stratified::stratified_sample;
+use rarec::sampling::alias::AliasTable;
+use rarec::sampling::collisions::collisions;
+use rarec::sampling::exclusion::Rows;
+use rarec::sampling::negatives::{Draw, sample_negatives};
+use rarec::sampling::probability::log_probability;
+use rarec::sampling::stratified::stratified_sample;
 use rarec::threads::{Workers, run};
 
 #[derive(Arbitrary, Debug)]
@@ -58,9 +58,21 @@ fn sample(input: &Input, workers: &Workers) -> Result<(), Error> {
     let rows = Rows::new(&seen, &input.users, &input.everywhere, &input.own, n_items)?;
     let n = usize::from(input.n % 32);
     let (seed, step, first_row) = input.key;
-    let draw = Draw { n, seed, step, first_row };
+    let draw = Draw {
+        n,
+        seed,
+        step,
+        first_row,
+    };
     let (mut out, mut log_q) = (vec![-1_i64; rows.len() * n], vec![f32::NAN; rows.len() * n]);
-    sample_negatives(&rows, table.as_ref(), draw, &mut out, Some(&mut log_q), workers)?;
+    sample_negatives(
+        &rows,
+        table.as_ref(),
+        draw,
+        &mut out,
+        Some(&mut log_q),
+        workers,
+    )?;
     let width = input.own.len() / rows.len().max(1);
     for (row, (&user, drawn)) in input.users.iter().zip(out.chunks(n.max(1))).enumerate() {
         let seen = seen.row(user as usize)?;
@@ -71,7 +83,11 @@ fn sample(input: &Input, workers: &Workers) -> Result<(), Error> {
             assert!(!input.own[row * width..][..width].contains(&item));
         }
     }
-    assert!(log_q.iter().all(|&log_q| log_q <= 1e-6 && log_q.is_finite()));
+    assert!(
+        log_q
+            .iter()
+            .all(|&log_q| log_q <= 1e-6 && log_q.is_finite())
+    );
     let asked: Vec<i32> = out.iter().map(|&item| item as i32).collect();
     let mut exact = vec![f64::NAN; asked.len()];
     log_probability(&rows, table.as_ref(), &asked, &mut exact, workers)?;

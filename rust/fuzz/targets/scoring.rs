@@ -6,12 +6,13 @@ use std::cmp::Ordering;
 use arbitrary::Arbitrary;
 use half::f16;
 use libfuzzer_sys::fuzz_target;
-use rarec::catalogue::{Items, Queries, Values};
 use rarec::error::Error;
 use rarec::histories::Histories;
-use rarec::ranks::{ranks, ranks_among};
-use rarec::scoring::{Search, top_k, top_k_among};
-use rarec::screening::Screen;
+use rarec::scoring::catalogue::{Items, Queries, Values};
+use rarec::scoring::ranks::{ranks, ranks_among};
+use rarec::scoring::screening::Screen;
+use rarec::scoring::search::Search;
+use rarec::scoring::top_k::{top_k, top_k_among};
 use rarec::simd::{Codes, Level};
 use rarec::threads::{Workers, run};
 

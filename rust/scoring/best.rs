@@ -1,4 +1,4 @@
-//! The best few of many scored items, kept while they come.
+//! This module keeps the best few of many scored items while they come.
 
 /// Item number of a place for which no item was left.
 pub const NO_ITEM: i32 = -1;

@@ -1,10 +1,10 @@
-//! How likely a draw gives an item.
+//! This module computes how likely a draw gives an item.
 
 use rayon::prelude::*;
 
-use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::exclusion::Rows;
+use crate::sampling::alias::{AliasTable, Distribution, Uniform};
+use crate::sampling::exclusion::Rows;
 use crate::threads::Workers;
 
 /// Rows a thread takes at least.

@@ -1,8 +1,8 @@
-//! The draws of one row, block by block.
+//! This module fills one row with draws, block by block.
 
-use crate::alias::Distribution;
-use crate::exclusion::{Excluded, Left};
 use crate::random::Random;
+use crate::sampling::alias::Distribution;
+use crate::sampling::exclusion::{Excluded, Left};
 
 /// Draws of a row that are made together, so that their waits for memory overlap.
 const BLOCK: usize = 128;

@@ -1,12 +1,12 @@
-//! How many of a target's words its history holds.
+//! This module counts how many words of a target occur in the titles of its history.
 
 use rayon::prelude::*;
 
+use crate::denoising::slots::{Slots, Target, slots};
+use crate::denoising::titles::Titles;
 use crate::error::Error;
 use crate::simd::prefetch;
-use crate::slots::{Slots, Target, slots};
 use crate::threads::Workers;
-use crate::titles::Titles;
 
 /// Samples a thread takes at once.
 const BATCH: usize = 1024;
@@ -270,9 +270,9 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::denoising::titles::title_words;
     use crate::random::Random;
     use crate::threads::on;
-    use crate::titles::title_words;
 
     #[test]
     fn overlaps_count_words_of_the_target_in_its_own_history_only() {

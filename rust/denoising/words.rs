@@ -1,9 +1,9 @@
-//! The words of a text, as Unicode parts them (UAX 29), in a form that is the same for all spellings
-//! that differ in case or in compatible characters only.
+//! This module splits a text into words, as Unicode does (UAX 29). All spellings that differ only in
+//! case or in compatible characters get the same form.
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::characters::{Class, Entry, LONGEST, normal_form};
+use crate::denoising::characters::{Class, Entry, LONGEST, normal_form};
 
 /// Words one after the other, each given by where it ends; reused from text to text.
 #[derive(Debug, Clone, Default)]
@@ -174,7 +174,7 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::characters::{BLOCK, BLOCKS};
+    use crate::denoising::characters::{BLOCK, BLOCKS};
     use crate::random::Random;
 
     fn words(text: &str) -> Vec<String> {

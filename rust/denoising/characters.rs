@@ -1,4 +1,4 @@
-//! Characters: the form in which they are compared, and what they do to the word they are in.
+//! This module says in which form characters are compared, and how they join or end words.
 
 use std::sync::OnceLock;
 

@@ -1,13 +1,13 @@
-//! Negative samples: items a row may get, drawn by a distribution, and how likely they were.
+//! This module draws negative samples, which are items a row may get, and their log probabilities.
 
 use rayon::prelude::*;
 
-use crate::alias::{AliasTable, Distribution, Uniform};
 use crate::error::Error;
-use crate::exclusion::Rows;
-use crate::filling::{Filling, Marks};
-use crate::probability::common_units;
 use crate::random::Random;
+use crate::sampling::alias::{AliasTable, Distribution, Uniform};
+use crate::sampling::exclusion::Rows;
+use crate::sampling::filling::{Filling, Marks};
+use crate::sampling::probability::common_units;
 use crate::threads::Workers;
 
 /// Rows between the one that is filled and the one whose seen items are asked of memory.

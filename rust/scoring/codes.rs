@@ -1,9 +1,9 @@
-//! Vectors as small whole numbers, and what is known of what these leave out.
+//! This module codes vectors as small whole numbers, and measures what the codes leave out.
 
 // what `Level::wide` compiles must be inlined there
 #![allow(clippy::inline_always)]
 
-use crate::simd::{Codes, Plain};
+use crate::simd::{Codes, Level, Plain};
 
 /// What float64 rounding can take from a bound, with room to spare.
 pub const UP: f64 = 1.0 + 1e-9;
@@ -16,6 +16,14 @@ const ROUND: f32 = (3 << 22) as f32;
 /// codes are 0 and the vector is its own rest.
 pub fn or_one(scale: f32) -> f32 {
     if scale >= 1e-18 { scale } else { 1.0 }
+}
+
+/// Return what is added to a query's codes so that they are not negative.
+pub fn offset(level: Level, codes: Codes) -> i32 {
+    match codes {
+        Codes::Bytes => level.largest_codes(codes, 1).0 + 1,
+        Codes::Shorts => 0,
+    }
 }
 
 /// What is known of a vector's codes, all rounded up.

@@ -1,11 +1,11 @@
-//! What the rows of a batch must not get: seen items, items left out for all, and for one row.
+//! This module holds what the rows of a batch must not get: seen items and excluded items.
 
 use std::ops::BitOr;
 
-use crate::alias::Distribution;
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::random::Random;
+use crate::sampling::alias::Distribution;
 
 /// Up to here a row is read from end to end, which is quicker than to search it.
 const SHORT: usize = 128;
@@ -243,7 +243,7 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alias::{AliasTable, Uniform};
+    use crate::sampling::alias::{AliasTable, Uniform};
 
     fn excluded() -> Excluded<'static> {
         Excluded {
@@ -271,7 +271,10 @@ mod tests {
         let weights = [9.0, 1.0, 9.0, 0.0, 9.0, 9.0, 2.0, 9.0, 3.0, 0.0];
         let table = AliasTable::new(&weights).unwrap();
         let left = Left::new(&excluded(), &table).unwrap();
-        assert_eq!(left.units, [1, 6, 8].iter().map(|&i| table.units(i)).sum());
+        assert_eq!(
+            left.units,
+            [1, 6, 8].iter().map(|&i| table.units(i)).sum::<u64>()
+        );
         let mut random = Random::new(2, 0, 0);
         let mut counts = [0_i64; 10];
         for _ in 0..60_000 {

@@ -1,4 +1,4 @@
-//! What needs instructions by name; the only file with `unsafe`.
+//! This module calls the instructions of each processor, and is the only file with `unsafe`.
 //!
 //! A panel is `LANES` items side by side, `[dim][LANES]`; a tile is a few query vectors side by
 //! side, `[dim][rows]`. Every float score is one chain of fused multiply-adds over the vectors'
@@ -8,31 +8,21 @@
 // sums of codes are plain code there, and need no proof
 #![cfg_attr(target_arch = "aarch64", allow(unused_unsafe))]
 
-#[cfg(target_arch = "aarch64")]
-use std::arch::aarch64 as arm;
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64 as x86;
-
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod panels;
 mod portable;
+
+pub use panels::{CHAINS, Column, LANES, Plain, Sure, tiles};
 
 use crate::error::Error;
 
 /// Names the instructions to use where no argument does.
 const VARIABLE: &str = "RAREC_SIMD";
-/// Items side by side in a panel.
-pub const LANES: usize = 32;
-/// Vectors that [`Level::products`] takes at once.
-pub const CHAINS: usize = 8;
-
-/// One place of each item of a panel.
-pub type Column<T> = [T; LANES];
-
 /// A set of instructions; a value is the proof that this processor has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level(Kind);
@@ -48,14 +38,6 @@ enum Kind {
     Avx512,
 }
 
-/// Plain code that [`Level::wide`] compiles for each level.
-pub trait Plain {
-    type Output;
-
-    /// Do it; must be `#[inline(always)]`, or the level's instructions stop at the call.
-    fn run(self) -> Self::Output;
-}
-
 /// How wide the codes of screened vectors are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codes {
@@ -63,14 +45,6 @@ pub enum Codes {
     Bytes,
     /// Two signed codes in each word.
     Shorts,
-}
-
-/// Sums that are above a bar by so much that their scores must be: bit `lane` of `masks[row]` is set
-/// where the sum is at least `bars[row] + widths[lane]`.
-pub struct Sure<'a> {
-    pub widths: &'a Column<i32>,
-    pub bars: &'a [i32],
-    pub masks: &'a mut [u32],
 }
 
 impl Codes {
@@ -327,9 +301,11 @@ impl Level {
 pub fn prefetch<T>(values: &[T], index: usize) {
     if let Some(value) = values.get(index) {
         #[cfg(target_arch = "x86_64")]
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch reads nothing the program sees, and the address is a reference's
         unsafe {
-            x86::_mm_prefetch::<{ x86::_MM_HINT_T0 }>(std::ptr::from_ref(value).cast());
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = value;
@@ -339,7 +315,7 @@ pub fn prefetch<T>(values: &[T], index: usize) {
 /// Registers and arrays of their size.
 #[cfg(target_arch = "aarch64")]
 mod registers {
-    use super::arm::{float32x4_t, uint32x4_t, vld1q_f32, vld1q_u32, vst1q_f32};
+    use std::arch::aarch64::{float32x4_t, uint32x4_t, vld1q_f32, vld1q_u32, vst1q_f32};
 
     #[target_feature(enable = "neon")]
     #[inline]
@@ -366,7 +342,7 @@ mod registers {
 /// Registers and arrays of their size.
 #[cfg(target_arch = "x86_64")]
 mod registers {
-    use super::x86::{
+    use std::arch::x86_64::{
         __m256, __m256i, __m512, __m512i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_storeu_ps,
         _mm512_loadu_ps, _mm512_loadu_si512, _mm512_storeu_ps,
     };

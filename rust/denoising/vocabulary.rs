@@ -1,4 +1,4 @@
-//! Numbers of words, in the order in which they first come.
+//! This module numbers words in the order in which they first come.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -10,7 +10,7 @@ use crate::simd::prefetch;
 
 /// Numbers of words in the order in which they were first asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Numbers {
+pub struct Vocabulary {
     /// Words that fit a key: nearly all, and a look at one takes a single cache line. At most half
     /// of the places are taken, and a word stands at the first free one after its own.
     short: Vec<(Key, i32)>,
@@ -51,7 +51,7 @@ fn key(rest: &[u8], length: usize) -> Option<Key> {
     Some((part(0), part(1), part(2) | (length as u64) << 56))
 }
 
-impl Numbers {
+impl Vocabulary {
     /// Return the word to look up, the first `length` bytes; its place is fetched.
     #[must_use]
     pub fn ask(&self, rest: &[u8], length: usize) -> Asked {
@@ -157,7 +157,7 @@ impl Numbers {
 mod tests {
     use super::*;
 
-    fn number(numbers: &mut Numbers, word: &str) -> Option<i32> {
+    fn number(numbers: &mut Vocabulary, word: &str) -> Option<i32> {
         let word = numbers.ask(word.as_bytes(), word.len());
         numbers.of(word)
     }
@@ -167,7 +167,7 @@ mod tests {
         let words: Vec<String> = (0..2000)
             .map(|n| format!("{n}{}", "a".repeat(n % 40)))
             .collect();
-        let mut numbers = Numbers::default();
+        let mut numbers = Vocabulary::default();
         numbers.leave_out(b"0");
         numbers.leave_out(words[39].as_bytes());
         for _ in 0..2 {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn words_asked_for_together_may_be_new_and_alike() {
-        let mut numbers = Numbers::default();
+        let mut numbers = Vocabulary::default();
         let asked = ["b", "a", "b"].map(|word| numbers.ask(word.as_bytes(), word.len()));
         assert_eq!(
             asked.map(|word| numbers.of(word)),
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn renamed_words_get_the_numbers_they_would_have_got() {
-        let mut all = Numbers::default();
+        let mut all = Vocabulary::default();
         all.leave_out(b"x");
         let (mut first, mut second) = (all.clone(), all.clone());
         let long = "long".repeat(9);

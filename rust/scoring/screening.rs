@@ -1,4 +1,4 @@
-//! Integer codes of the items, which bound every score, so that few need computing in float32.
+//! This module codes the items as integers, which bound every score: few need float32.
 //!
 //! A vector is a scale times its codes and a rest: `q = s c + r` for a query, `v = t d + p` for an
 //! item. Then `q.v = s t (c.d) + s c.p + r.v`, and by Cauchy-Schwarz
@@ -12,31 +12,30 @@
 
 use rayon::prelude::*;
 
-use crate::bounds::offset;
-use crate::catalogue::Items;
-use crate::codes::{Code, or_one, pack, round_up};
 use crate::error::Error;
+use crate::scoring::catalogue::Items;
+use crate::scoring::codes::{Code, offset, or_one, pack, round_up};
 use crate::simd::{Codes, Column, LANES, Level, prefetch};
 use crate::threads::Workers;
 
 /// Largest width that is screened; wider sums could pass 32 bits.
-const MAX_DIM: usize = 16_384;
+pub(super) const MAX_DIM: usize = 16_384;
 /// Items between asking for a vector and using it.
 const AHEAD: usize = 4;
 
 /// The codes of a catalogue, in panels of items of like scale.
 #[derive(Debug)]
 pub struct Screen {
-    pub(crate) codes: Codes,
-    pub(crate) level: Level,
-    pub(crate) dim: usize,
+    pub(super) codes: Codes,
+    pub(super) level: Level,
+    pub(super) dim: usize,
     /// Words of one item.
-    pub(crate) n_words: usize,
+    pub(super) n_words: usize,
     /// Item of each place.
     order: Vec<i32>,
     /// `[n_panels][n_words]`
     words: Vec<Column<i32>>,
-    pub(crate) panels: Vec<Panel>,
+    pub(super) panels: Vec<Panel>,
 }
 
 /// What bounds the scores of a panel's items.
@@ -95,7 +94,7 @@ impl Screen {
                             items.prefetch(next as usize..next as usize + 1);
                         }
                         let vector = items.vector(item as usize, buffer);
-                        let facts = level.wide(Code {
+                        let measured = level.wide(Code {
                             vector,
                             scale,
                             top,
@@ -106,9 +105,9 @@ impl Screen {
                             codes,
                             words.iter_mut().map(|column| &mut column[lane]),
                         );
-                        panel.rests[lane] = round_up(facts.rest);
-                        panel.norms[lane] = round_up(facts.norm);
-                        panel.offsets[lane] = -offset(level, codes) * facts.sum;
+                        panel.rests[lane] = round_up(measured.rest);
+                        panel.norms[lane] = round_up(measured.norm);
+                        panel.offsets[lane] = -offset(level, codes) * measured.sum;
                     }
                     Ok(panel)
                 },
@@ -183,120 +182,8 @@ fn largest_values(items: &Items) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bounds::QueryCodes;
-    use crate::catalogue::Values;
-    use crate::random::Random;
-    use crate::simd::Sure;
+    use crate::scoring::catalogue::Values;
     use crate::threads::on;
-
-    /// Check that a score never falls outside what its codes say.
-    fn check_bounds(queries: &[f32], items: &[f32], dim: usize, level: Level, codes: Codes) {
-        let items_of = Items::new(Values::F32(items), dim).unwrap();
-        let screen = on(1, |workers| Screen::new(&items_of, codes, level, workers));
-        let screen = screen.unwrap().unwrap();
-        let n_rows = queries.len() / dim;
-        let rows_of = QueryCodes::new(&screen, queries);
-        let all = rows_of.n_rows();
-        for panel in 0..screen.n_panels() {
-            let (widths, start) = rows_of.start(&screen, panel);
-            let twice = widths.map(|width| 2 * width);
-            for (lane, &item) in screen.items(panel).iter().enumerate() {
-                let item = &items[item as usize * dim..][..dim];
-                let score = |query: &[f32]| {
-                    query
-                        .iter()
-                        .zip(item)
-                        .fold(0.0_f32, |sum, (a, b)| a.mul_add(*b, sum))
-                };
-                let scores: Vec<f32> = queries.chunks(dim).map(score).collect();
-                // the score itself as the bar is reached, and not surely passed
-                for bars in [&scores, &scores.iter().map(|s| s.next_down()).collect()] {
-                    let (mut maybe, mut sure) = (vec![0; all], vec![0; all]);
-                    rows_of.bars(&screen, panel, bars, &mut maybe);
-                    rows_of.sure_bars(&screen, panel, &scores, &mut sure);
-                    let (mut reached, mut passed) = (vec![0; all], vec![0; all]);
-                    for (index, tile) in rows_of.tiles().enumerate() {
-                        let rows = index * rows_of.rows..(index + 1) * rows_of.rows;
-                        let words = screen.words(panel);
-                        level.screen(
-                            codes,
-                            tile,
-                            words,
-                            &start,
-                            &maybe[rows.clone()],
-                            &mut reached[rows.clone()],
-                        );
-                        if codes == Codes::Shorts {
-                            let mut also = vec![0; rows_of.rows];
-                            let mut sure = Sure {
-                                widths: &twice,
-                                bars: &sure[rows.clone()],
-                                masks: &mut passed[rows.clone()],
-                            };
-                            level.bracket(
-                                tile,
-                                words,
-                                &start,
-                                &maybe[rows.clone()],
-                                &mut also,
-                                &mut sure,
-                            );
-                            assert_eq!(also, reached[rows]);
-                        }
-                    }
-                    for row in 0..n_rows {
-                        assert_eq!(reached[row] >> lane & 1, 1, "{codes:?} {row} {item:?}");
-                        assert_eq!(passed[row] >> lane & 1, 0, "{codes:?} {row} {item:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn scores_stay_within_their_bounds() {
-        let mut random = Random::new(1, 0, 0);
-        for dim in [1, 2, 7, 33, 130] {
-            for [query_size, item_size] in
-                [[1.0, 1.0], [1e-30, 1e12], [1e15, 1e-15], [1e-22, 1e-22]]
-            {
-                let mut values = |n: usize, size: f32| -> Vec<f32> {
-                    let value = |_| match random.below(12) {
-                        0 => 0.0,
-                        1 => size * 30.0,
-                        _ => size * (random.unit() as f32 - 0.5),
-                    };
-                    (0..n * dim).map(value).collect()
-                };
-                let (mut queries, items) = (values(14, query_size), values(70, item_size));
-                queries[..dim].fill(0.0);
-                for level in Level::available() {
-                    for codes in [Codes::Bytes, Codes::Shorts] {
-                        check_bounds(&queries, &items, dim, level, codes);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn sums_of_the_largest_codes_do_not_overflow() {
-        for dim in [MAX_DIM, MAX_DIM - 3] {
-            let (ones, minus) = (vec![1.0; dim], vec![-1.0; dim]);
-            let queries = [ones.clone(), minus.clone()].concat();
-            for level in Level::available() {
-                for codes in [Codes::Bytes, Codes::Shorts] {
-                    check_bounds(
-                        &queries,
-                        &[ones.clone(), minus.clone()].concat(),
-                        dim,
-                        level,
-                        codes,
-                    );
-                }
-            }
-        }
-    }
 
     #[test]
     fn too_wide_vectors_have_no_codes() {

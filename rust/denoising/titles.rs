@@ -1,13 +1,13 @@
-//! Titles as numbers of their words.
+//! This module turns titles into the numbers of their words.
 
 use rayon::prelude::*;
 
-use crate::characters::normal_form;
+use crate::denoising::characters::normal_form;
+use crate::denoising::vocabulary::Vocabulary;
+use crate::denoising::words::Words;
 use crate::error::Error;
-use crate::numbers::Numbers;
 use crate::simd::prefetch;
 use crate::threads::Workers;
-use crate::words::Words;
 
 /// Titles whose words are looked up together.
 const BLOCK: usize = 8;
@@ -29,7 +29,7 @@ pub fn title_words(
     stop_words: &[&str],
     workers: &Workers,
 ) -> Result<(Vec<i64>, Vec<i32>), Error> {
-    let mut stops = Numbers::default();
+    let mut stops = Vocabulary::default();
     for word in stop_words {
         stops.leave_out(normal_form(word).as_bytes());
     }
@@ -73,11 +73,11 @@ fn check_offsets(offsets: &[i64], length: usize) -> Result<(), Error> {
 struct Part {
     lengths: Vec<usize>,
     words: Vec<i32>,
-    numbers: Numbers,
+    vocabulary: Vocabulary,
 }
 
 impl Part {
-    fn read(titles: &[&str], mut numbers: Numbers, workers: &Workers) -> Result<Self, Error> {
+    fn read(titles: &[&str], mut vocabulary: Vocabulary, workers: &Workers) -> Result<Self, Error> {
         let mut lengths = Vec::with_capacity(titles.len());
         let (mut words, mut row) = (Vec::new(), Vec::new());
         let (mut split, mut asked) = (Words::default(), Vec::new());
@@ -93,7 +93,7 @@ impl Part {
                 asked.extend(
                     split
                         .rests()
-                        .map(|(rest, length)| numbers.ask(rest, length)),
+                        .map(|(rest, length)| vocabulary.ask(rest, length)),
                 );
                 *end = asked.len();
             }
@@ -102,7 +102,7 @@ impl Part {
             for &end in &ends[..block.len()] {
                 row.clear();
                 let title = asked.by_ref().take(end - start);
-                row.extend(title.filter_map(|word| numbers.of(word)));
+                row.extend(title.filter_map(|word| vocabulary.of(word)));
                 row.sort_unstable();
                 row.dedup();
                 words.extend_from_slice(&row);
@@ -110,11 +110,11 @@ impl Part {
                 start = end;
             }
         }
-        numbers.check()?;
+        vocabulary.check()?;
         Ok(Self {
             lengths,
             words,
-            numbers,
+            vocabulary,
         })
     }
 
@@ -134,20 +134,20 @@ impl Part {
 /// Put parts together: a word's number is the one it gets when they are read one after the other.
 fn join(
     mut parts: Vec<Part>,
-    stops: Numbers,
+    stops: Vocabulary,
     workers: &Workers,
 ) -> Result<(Vec<i64>, Vec<i32>), Error> {
     let mut names: Vec<Vec<i32>> = Vec::new();
     let mut all = stops;
     for (place, part) in parts.iter_mut().enumerate() {
         workers.go_on()?;
-        let numbers = std::mem::take(&mut part.numbers);
+        let vocabulary = std::mem::take(&mut part.vocabulary);
         if place == 0 {
             // the first part's numbers are final
-            all = numbers;
+            all = vocabulary;
             names.push(Vec::new());
         } else {
-            names.push(numbers.renamed(&mut all));
+            names.push(vocabulary.renamed(&mut all));
         }
     }
     all.check()?;

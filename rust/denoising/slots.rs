@@ -1,10 +1,10 @@
-//! Hashes of the words of titles, to tell at one look that two titles share none.
+//! This module holds hashes of a title's words, which show quickly that two titles share none.
 
 use rayon::prelude::*;
 
+use crate::denoising::titles::Titles;
 use crate::error::Error;
 use crate::threads::Workers;
-use crate::titles::Titles;
 
 /// Titles a thread takes at once.
 const PIECE: usize = 4096;

@@ -1,12 +1,13 @@
-//! Items offered to the best few of some queries: all of some panels, or those a screen lets through.
+//! This module offers items to the best few of some queries: all, or those a screen lets through.
 
-use crate::best::{Best, keep_for};
-use crate::bounds::QueryCodes;
-use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
-use crate::scoring::Search;
-use crate::screening::Screen;
-use crate::simd::{CHAINS, LANES};
+use crate::scoring::best::{Best, keep_for};
+use crate::scoring::bounds::QueryCodes;
+use crate::scoring::catalogue::Scorer;
+use crate::scoring::masks::{any, lanes};
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
+use crate::simd::{CHAINS, LANES, tiles};
 use crate::threads::Workers;
 
 /// Offer every item of the panels with its score.
@@ -99,26 +100,6 @@ pub fn offer_screened(
         }
     }
     Ok(())
-}
-
-/// Return the bits that are set in the mask of any vector of a query.
-#[inline]
-pub fn any(masks: &[u32], query: usize, n_vectors: usize) -> u32 {
-    if n_vectors == 1 {
-        return masks[query];
-    }
-    let masks = &masks[query * n_vectors..][..n_vectors];
-    masks.iter().fold(0, |all, mask| all | mask)
-}
-
-/// Return the lanes whose bits are set.
-#[inline]
-pub fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lane = mask.trailing_zeros() as usize;
-        mask &= mask.wrapping_sub(1);
-        (lane < LANES).then_some(lane)
-    })
 }
 
 /// What some queries in a row keep of the items offered to them.

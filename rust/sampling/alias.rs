@@ -1,4 +1,4 @@
-//! Distributions over the items of a catalogue, with draws in constant time.
+//! This module holds distributions over the items of a catalogue, with draws in constant time.
 
 use crate::error::Error;
 use crate::random::Random;

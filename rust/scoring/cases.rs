@@ -1,13 +1,13 @@
-//! Small searches for tests, and what they must find.
+//! This module makes small searches for tests, and computes what they must find.
 
 use half::f16;
 
-use crate::catalogue::{Items, Queries, Values};
 use crate::error::Error;
 use crate::histories::Histories;
 use crate::random::Random;
-use crate::scoring::Search;
-use crate::screening::Screen;
+use crate::scoring::catalogue::{Items, Queries, Values};
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
 use crate::simd::{Codes, Level};
 use crate::threads::{Workers, on};
 

@@ -1,17 +1,17 @@
-//! Exact ranks of targets in the whole catalogue or among a few candidates.
+//! This module counts exact ranks of targets in the whole catalogue or among a few candidates.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::bounds::QueryCodes;
-use crate::catalogue::{Scorer, tiles};
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::offers::{any, lanes};
-use crate::scoring::Search;
-use crate::screening::Screen;
-use crate::simd::{CHAINS, Codes, LANES, Sure};
+use crate::scoring::bounds::QueryCodes;
+use crate::scoring::catalogue::Scorer;
+use crate::scoring::masks::{any, lanes};
+use crate::scoring::screening::Screen;
+use crate::scoring::search::Search;
+use crate::simd::{CHAINS, Codes, LANES, Sure, tiles};
 use crate::threads::Workers;
 
 /// How many candidates score above the target of each query, how many the same, out of how many.
@@ -300,7 +300,7 @@ pub fn ranks_among(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::{Case, SIZES};
+    use crate::scoring::cases::{Case, SIZES};
 
     fn targets(case: &Case) -> Vec<i32> {
         let of = |query| (query * 7 % case.n_items()) as i32;

@@ -1,4 +1,4 @@
-//! The vectors of items and queries: what they must be, and their exact inner products.
+//! This module checks the vectors of items and queries, and computes their exact inner products.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ impl Values<'_> {
 
 /// What was found when the vectors of a catalogue were checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Facts {
+pub struct Measurements {
     pub n_items: usize,
     pub dim: usize,
     /// Largest Euclidean norm of a vector.
@@ -40,7 +40,7 @@ pub struct Facts {
 #[derive(Debug, Clone, Copy)]
 pub struct Items<'a> {
     values: Values<'a>,
-    facts: Facts,
+    measurements: Measurements,
 }
 
 impl<'a> Items<'a> {
@@ -58,20 +58,23 @@ impl<'a> Items<'a> {
         if i32::try_from(n_items).is_err() {
             return Err(Error::value("fewer than 2^31 items", &n_items));
         }
-        let mut facts = Facts {
+        let mut measurements = Measurements {
             n_items,
             dim,
             largest_norm: 0.0,
         };
-        let mut items = Self { values, facts };
+        let mut items = Self {
+            values,
+            measurements,
+        };
         let mut buffer = vec![0.0; LANES * dim];
         for first in (0..n_items).step_by(LANES) {
             let rows = items.rows(first, &mut buffer);
-            facts.largest_norm = facts
+            measurements.largest_norm = measurements
                 .largest_norm
                 .max(largest_norm("items", first, rows, dim)?);
         }
-        items.facts = facts;
+        items.measurements = measurements;
         Ok(items)
     }
 
@@ -79,24 +82,31 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// If they are not of the size they were.
-    pub fn checked(values: Values<'a>, facts: Facts) -> Result<Self, Error> {
-        Error::check_length("items", facts.n_items * facts.dim, values.len())?;
-        Ok(Self { values, facts })
+    pub fn checked(values: Values<'a>, measurements: Measurements) -> Result<Self, Error> {
+        Error::check_length(
+            "items",
+            measurements.n_items * measurements.dim,
+            values.len(),
+        )?;
+        Ok(Self {
+            values,
+            measurements,
+        })
     }
 
     #[must_use]
-    pub fn facts(&self) -> Facts {
-        self.facts
+    pub fn measurements(&self) -> Measurements {
+        self.measurements
     }
 
     #[must_use]
     pub fn n_items(&self) -> usize {
-        self.facts.n_items
+        self.measurements.n_items
     }
 
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.facts.dim
+        self.measurements.dim
     }
 
     /// Return the vectors of up to `LANES` items as float32, in `buffer` if they must be widened.
@@ -165,7 +175,7 @@ impl<'a> Queries<'a> {
                 longest = longest.max(largest_norm("queries", query, vector, dim)?);
             }
         }
-        let items = items.facts.largest_norm;
+        let items = items.measurements.largest_norm;
         // half: every partial sum is bounded by the product of the norms, up to rounding
         if longest * items > f64::from(f32::MAX) / 2.0 {
             return Err(Error::Overflow {
@@ -238,19 +248,6 @@ fn squares(vector: &[f32]) -> f32 {
         }
     }
     rest + sums.iter().sum::<f32>()
-}
-
-/// Return vectors in tiles of `rows`, each tile `[dim][rows]`, the last filled up with `padding`.
-pub fn tiles<T: Copy>(vectors: &[T], dim: usize, rows: usize, padding: T) -> Vec<T> {
-    let n_tiles = (vectors.len() / dim).div_ceil(rows);
-    let mut tiles = vec![padding; n_tiles * rows * dim];
-    for (index, vector) in vectors.chunks_exact(dim).enumerate() {
-        let tile = &mut tiles[index / rows * rows * dim..][..rows * dim];
-        for (place, &value) in vector.iter().enumerate() {
-            tile[place * rows + index % rows] = value;
-        }
-    }
-    tiles
 }
 
 /// Computes single scores, bit for bit as panels give them.
@@ -351,7 +348,7 @@ mod tests {
         ));
         assert!(Queries::new(&[0.0; 3], 1, &items).is_err());
         assert!(Queries::new(&[0.0; 4], 0, &items).is_err());
-        assert!(Items::checked(Values::F32(&[0.0; 3]), items.facts()).is_err());
+        assert!(Items::checked(Values::F32(&[0.0; 3]), items.measurements()).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which items of a batch its users have seen.
+//! This module finds the items of a batch that its users have seen.
 
 use rayon::prelude::*;
 

@@ -1,24 +1,15 @@
-//! The codes of queries, and what sums of codes say of scores: the bound of `screening`, worked out.
+//! This module codes the queries, and works out what sums of codes say of scores.
 
 // what `Level::wide` compiles must be inlined there
 #![allow(clippy::inline_always)]
 
-use crate::catalogue::tiles;
-use crate::codes::{Code, UP, norm, or_one, pack, whole};
-use crate::screening::{Panel, Screen};
-use crate::simd::{Codes, Column, LANES, Level, Plain};
+use crate::scoring::codes::{Code, UP, norm, offset, or_one, pack, whole};
+use crate::scoring::screening::{Panel, Screen};
+use crate::simd::{Column, LANES, Plain, tiles};
 
 /// A bar that no sum of codes reaches, and whose negative every sum reaches. Sums stay below 2^30,
 /// and what bounds add to them, at most the largest code times the width, far below 2^28.
 const OUT_OF_REACH: f64 = 1.6e9;
-
-/// Return what is added to a query's codes so that they are not negative.
-pub fn offset(level: Level, codes: Codes) -> i32 {
-    match codes {
-        Codes::Bytes => level.largest_codes(codes, 1).0 + 1,
-        Codes::Shorts => 0,
-    }
-}
 
 /// The codes of a task's query vectors, and the bounds that hold for all of them.
 #[derive(Debug)]
@@ -82,7 +73,7 @@ impl QueryCodes {
             .zip(words.chunks_exact_mut(screen.n_words));
         for ((vector, &norm), words) in rows {
             let scale = or_one((norm * share / f64::from(top)) as f32);
-            let facts = screen.level.wide(Code {
+            let measured = screen.level.wide(Code {
                 vector,
                 scale,
                 top,
@@ -94,8 +85,8 @@ impl QueryCodes {
             pack(&coded, screen.codes, words.iter_mut());
             let scale = f64::from(scale);
             queries.inverse_scales.push(1.0 / scale);
-            queries.code_norm = queries.code_norm.max(facts.codes);
-            queries.rests = queries.rests.max((facts.rest + rounding * norm) / scale);
+            queries.code_norm = queries.code_norm.max(measured.codes);
+            queries.rests = queries.rests.max((measured.rest + rounding * norm) / scale);
             queries.tiny = queries
                 .tiny
                 .max(dim as f64 * f64::from(f32::from_bits(1)) / scale);
@@ -201,6 +192,125 @@ impl Plain for WholeBars<'_> {
             let sum = f64::from(score) * (of_row * self.of_panel);
             let sum = sum + self.away * (sum.abs() * 1e-12 + 1.0);
             *bar = whole(sum.clamp(-OUT_OF_REACH, OUT_OF_REACH));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use crate::scoring::catalogue::{Items, Values};
+    use crate::scoring::screening::MAX_DIM;
+    use crate::simd::{Codes, Level, Sure};
+    use crate::threads::on;
+
+    /// Check that a score never falls outside what its codes say.
+    fn check_bounds(queries: &[f32], items: &[f32], dim: usize, level: Level, codes: Codes) {
+        let items_of = Items::new(Values::F32(items), dim).unwrap();
+        let screen = on(1, |workers| Screen::new(&items_of, codes, level, workers));
+        let screen = screen.unwrap().unwrap();
+        let n_rows = queries.len() / dim;
+        let rows_of = QueryCodes::new(&screen, queries);
+        let all = rows_of.n_rows();
+        for panel in 0..screen.n_panels() {
+            let (widths, start) = rows_of.start(&screen, panel);
+            let twice = widths.map(|width| 2 * width);
+            for (lane, &item) in screen.items(panel).iter().enumerate() {
+                let item = &items[item as usize * dim..][..dim];
+                let score = |query: &[f32]| {
+                    query
+                        .iter()
+                        .zip(item)
+                        .fold(0.0_f32, |sum, (a, b)| a.mul_add(*b, sum))
+                };
+                let scores: Vec<f32> = queries.chunks(dim).map(score).collect();
+                // the score itself as the bar is reached, and not surely passed
+                for bars in [&scores, &scores.iter().map(|s| s.next_down()).collect()] {
+                    let (mut maybe, mut sure) = (vec![0; all], vec![0; all]);
+                    rows_of.bars(&screen, panel, bars, &mut maybe);
+                    rows_of.sure_bars(&screen, panel, &scores, &mut sure);
+                    let (mut reached, mut passed) = (vec![0; all], vec![0; all]);
+                    for (index, tile) in rows_of.tiles().enumerate() {
+                        let rows = index * rows_of.rows..(index + 1) * rows_of.rows;
+                        let words = screen.words(panel);
+                        level.screen(
+                            codes,
+                            tile,
+                            words,
+                            &start,
+                            &maybe[rows.clone()],
+                            &mut reached[rows.clone()],
+                        );
+                        if codes == Codes::Shorts {
+                            let mut also = vec![0; rows_of.rows];
+                            let mut sure = Sure {
+                                widths: &twice,
+                                bars: &sure[rows.clone()],
+                                masks: &mut passed[rows.clone()],
+                            };
+                            level.bracket(
+                                tile,
+                                words,
+                                &start,
+                                &maybe[rows.clone()],
+                                &mut also,
+                                &mut sure,
+                            );
+                            assert_eq!(also, reached[rows]);
+                        }
+                    }
+                    for row in 0..n_rows {
+                        assert_eq!(reached[row] >> lane & 1, 1, "{codes:?} {row} {item:?}");
+                        assert_eq!(passed[row] >> lane & 1, 0, "{codes:?} {row} {item:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_stay_within_their_bounds() {
+        let mut random = Random::new(1, 0, 0);
+        for dim in [1, 2, 7, 33, 130] {
+            for [query_size, item_size] in
+                [[1.0, 1.0], [1e-30, 1e12], [1e15, 1e-15], [1e-22, 1e-22]]
+            {
+                let mut values = |n: usize, size: f32| -> Vec<f32> {
+                    let value = |_| match random.below(12) {
+                        0 => 0.0,
+                        1 => size * 30.0,
+                        _ => size * (random.unit() as f32 - 0.5),
+                    };
+                    (0..n * dim).map(value).collect()
+                };
+                let (mut queries, items) = (values(14, query_size), values(70, item_size));
+                queries[..dim].fill(0.0);
+                for level in Level::available() {
+                    for codes in [Codes::Bytes, Codes::Shorts] {
+                        check_bounds(&queries, &items, dim, level, codes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_the_largest_codes_do_not_overflow() {
+        for dim in [MAX_DIM, MAX_DIM - 3] {
+            let (ones, minus) = (vec![1.0; dim], vec![-1.0; dim]);
+            let queries = [ones.clone(), minus.clone()].concat();
+            for level in Level::available() {
+                for codes in [Codes::Bytes, Codes::Shorts] {
+                    check_bounds(
+                        &queries,
+                        &[ones.clone(), minus.clone()].concat(),
+                        dim,
+                        level,
+                        codes,
+                    );
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A random subset, spread over buckets.
+//! This module draws a random subset that is spread over buckets.
 
 use crate::error::Error;
 use crate::random::Random;
