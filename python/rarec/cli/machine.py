@@ -1,4 +1,4 @@
-"""The report of `rarec doctor`: what this machine has, and which implementations will run on it."""
+"""The report of `rarec doctor`."""
 
 from __future__ import annotations
 
