@@ -41,10 +41,10 @@ def examine(output: Console) -> None:
     for number in range(torch.cuda.device_count() if HAS_TRITON else 0):
         with output.status(f"self-test of the fused attention on GPU {number}"):
             cases = list(run_self_test(torch.device("cuda", number)))
-        output.print(_self_test_report(number, cases))
+        output.print(self_test_report(number, cases))
 
 
-def _self_test_report(number: int, cases: Sequence[SelfTestCase]) -> str:
+def self_test_report(number: int, cases: Sequence[SelfTestCase]) -> str:
     """Return the lines that say whether the self-test passed, and which cases failed."""
     failed = [case for case in cases if not case.passed]
     if not failed:
