@@ -303,7 +303,7 @@ def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
         ),
         (tiny_llm, ["prompts.item={title}" + " a" * 70], "at most 64 tokens"),
         (tiny_llm, ["prompts.chat=true"], f"chat template, got '{tiny_llm}', which has none"),
-        (tiny_llm, ["prompts.system=be brief"], "expected chat with a system message"),
+        (tiny_llm, ["prompts.system=be brief"], "expected prompts.chat with a system message"),
         (tiny_llm, ["pooling=middle"], "pooling to be"),
         (
             chat_llm,
