@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,11 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rarec.cli import application, doctor
-from rarec.ops import Trial
+from rarec.cli import application, machine
+from rarec.ids import load_ids
+from rarec.model import RARec
+from rarec.ops import SelfTestCase
+from rarec.recommender import Recommender
+from rarec.run import read_record
+from rarec.settings import PromptSettings
 
 # reading titles with MiniLM takes longer than all else here
 NO_TEXT = ("--text", "")
+SMALL_IDS = ("--max-epochs", 1, "--dim", 8, "--no-all-samples", "--fraction", 0.5, *NO_TEXT)
 
 
 @pytest.fixture
@@ -54,17 +59,21 @@ def files(tmp_path_factory, planted):
 
 
 def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
-    run = tmp_path / "run"
+    # the name is no markup of rich
+    run = tmp_path / "[/]run"
     code, out, _ = rarec("prepare", files, "-o", run, "--json", tmp_path / "prepare.json")
     assert code == 0
     assert json.loads((tmp_path / "prepare.json").read_text())["users"] == 120
     assert "1,200" in out
 
-    ids = ("--max-epochs", 3, "--dim", 8, "--fraction", 0.5, "--batch-size", 32, *NO_TEXT)
-    code, _, err = rarec("fit-ids", run, *ids, "--json", tmp_path / "ids.json")
-    assert code == 0
+    ids = ("--max-epochs", 3, "--dim", 8, "--fraction", 0.5, "--set", "ids.batch_size=32")
+    code, out, err = rarec("fit-ids", run, *ids, *NO_TEXT, "--json", tmp_path / "ids.json")
+    assert code == 0, err
     assert "420 selected" in err
-    assert json.loads((tmp_path / "ids.json").read_text())["held_out"] == 420
+    assert "held-out" in out
+    measured = json.loads((tmp_path / "ids.json").read_text())
+    assert measured["held-out"]["held_out_samples"] == 420
+    assert measured["all"]["epochs"] == 3
 
     small = ("--llm", tiny_llm, "--steps", 4, "--batch-size", 32)
     for extra in (["--set", "model.id_dropout=0.25"], ["--text-only"]):
@@ -72,17 +81,20 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
         assert code == 0, err
         assert json.loads((tmp_path / "align.json").read_text())["steps"] == 4
 
-    code, out, _ = rarec("evaluate", run, "--bootstrap", 20, "--json", tmp_path / "results.json")
-    assert code == 0
+    code, out, err = rarec("evaluate", run, "--bootstrap", 20, "--json", tmp_path / "results.json")
+    assert code == 0, err
     assert "late_fusion" in out
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["protocol"]["configs"]["rarec"]["model"]["id_dropout"] == 0.25
-    assert results["rows"] == json.loads((run / "results.json").read_text())["rows"]
-    assert (run / "protocol.json").exists()
+    assert results["protocol"]["settings"]["rarec"]["model"]["id_dropout"] == 0.25
+    written = run / "results" / "test"
+    assert results == json.loads((written / "results.json").read_text())
+    assert (written / "protocol.json").exists()
+    weights = next(row for row in results["rows"] if row["model"] == "rarec+id")["weights"]
+    assert f"w = {weights['id']:g}" in " ".join(out.split())
 
     code, out, _ = rarec("recommend", run, "--user", "u001", "-k", 3, "--json", "-")
     assert code == 0
-    assert len(json.loads(out[out.index("[") :])) == 3
+    assert len(json.loads(out[out.index("[\n") :])) == 3
     for question in (["--title", "red wolf"], ["--item", "i01", "--item", "i03"], ["--new-user"]):
         assert rarec("recommend", run, *question)[0] == 0
 
@@ -91,34 +103,81 @@ def test_the_steps_one_after_the_other(rarec, files, tiny_llm, tmp_path):
     assert "'nobody'" in err
 
 
+def test_a_step_that_is_done_is_not_done_again(rarec, files, fitted, tiny_llm, tmp_path):
+    code, out, err = rarec("prepare", files, "-o", fitted)
+    assert code == 0, err
+    assert f"{fitted} is a run of the same data already." in err
+    assert "1,200" in out
+    assert (fitted / "ids").is_dir()
+    code, _, err = rarec("prepare", files, "-o", fitted, "--split", "time")
+    assert code == 1
+    assert "expected a run of the same split" in err
+    code, _, err = rarec("prepare", files, "-o", fitted, "--set", 'read.repeats="last"')
+    assert code == 0, err
+    code, _, err = rarec("prepare", files / "interactions.csv", "-o", fitted)
+    assert code == 1
+    assert "expected a run of the same data" in err
+
+    small = ("align", fitted, "--llm", tiny_llm, "--batch-size", 32)
+    reports = [tmp_path / "first.json", tmp_path / "second.json"]
+    for report in reports:
+        code, _, err = rarec(*small, "--steps", 2, "--json", report)
+        assert code == 0, err
+    assert "models/rarec is there already" in err
+    assert reports[0].read_text() == reports[1].read_text()
+    code, _, err = rarec(*small, "--steps", 3)
+    assert code == 1
+    assert "training.max_steps (2, now 3)" in err
+    assert "--restart" in err
+    code, _, err = rarec(*small, "--steps", 3, "--restart", "--json", reports[1])
+    assert code == 0, err
+    assert json.loads(reports[1].read_text())["steps"] == 3
+
+    same = ("fit-ids", fitted, *SMALL_IDS)
+    code, _, err = rarec(*same)
+    assert code == 0, err
+    code, _, err = rarec(*same, "--seed", 5)
+    assert code == 1
+    assert "--restart" in err
+    assert rarec(*same, "--seed", 5, "--restart")[0] == 0
+
+
 def test_titles_are_made_by_a_template(rarec, files, planted, tmp_path):
-    template = ("--title-template", "{title} ({item_id})")
+    template = ("--set", "columns.title_template={title} ({item_id})")
     assert rarec("prepare", files, "-o", tmp_path / "run", *template)[0] == 0
     titles = pl.read_parquet(tmp_path / "run" / "dataset" / "items.parquet")["title"].to_list()
     assert titles[:2] == ["(i00)", f"{planted.titles[1]} (i01)"]
-    code, _, err = rarec("prepare", files, "-o", tmp_path / "x", "--title-template", "{brand}")
+    code, _, err = rarec(
+        "prepare", files, "-o", tmp_path / "x", "--set", "columns.title_template={brand}"
+    )
     assert code == 1
     assert "expected a column 'brand'" in " ".join(err.split())
     assert not (tmp_path / "x").exists()
 
 
-def test_own_vectors_are_taken(rarec, files, planted, tmp_path):
+def test_imported_vectors_are_taken(rarec, files, planted, tmp_path):
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)
     vectors = np.random.default_rng(0).normal(size=(39, 4)).astype(np.float32)
     np.save(tmp_path / "vectors.npy", vectors)
     (tmp_path / "ids.txt").write_text("\n".join(planted.item_ids[:39]) + "\n")
-    given = ("--vectors", tmp_path / "vectors.npy", "--ids", tmp_path / "ids.txt")
-    code, _, err = rarec("fit-ids", run, *given, "--json", tmp_path / "facts.json")
-    assert code == 0
-    assert "may have been known" in err
-    facts = json.loads((tmp_path / "facts.json").read_text())
-    assert facts["items with a vector"] == 39
+    imported = ("--vectors", tmp_path / "vectors.npy", "--ids", tmp_path / "ids.txt")
+    code, _, err = rarec("fit-ids", run, *imported, "--json", tmp_path / "measured.json")
+    assert code == 0, err
+    assert "may have been trained on the tuning samples" in err
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured["imported"]["items_with_vector"] == 39
+    code, _, err = rarec("fit-ids", run, *imported, "--normalize")
+    assert code == 1
+    assert "--restart" in err
+    assert rarec("fit-ids", run, *imported, "--normalize", "--restart")[0] == 0
+    lengths = np.linalg.norm(load_ids(run / "ids" / "id" / "all").item_vectors, axis=1)
+    assert np.allclose(lengths[:39], 1)
 
     vectors[7, 1] = np.nan
     np.save(tmp_path / "vectors.npy", vectors)
     before = sorted(path.name for path in run.rglob("*"))
-    code, _, err = rarec("fit-ids", run, *given)
+    code, _, err = rarec("fit-ids", run, *imported)
     assert code == 1
     assert "'i07'" in err
     assert sorted(path.name for path in run.rglob("*")) == before
@@ -132,7 +191,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(rarec, tmp_path, tiny_llm, fil
         ("user,item_id,timestamp\na,b,1\n", [], "user_id"),
         ("", [], "bad.csv"),
         ("user_id,item_id,timestamp\n", [], "bad.csv"),
-        ("user_id,item_id,timestamp\na,b,1\n", ["--repeats", "sometimes"], "repeats"),
+        ("user_id,item_id,timestamp\na,b,1\n", ["--set", "read.repeats=sometimes"], "repeats"),
         ("user_id,item_id,timestamp\na,b,1\n", [], "events"),
     ]
     for content, options, message in cases:
@@ -157,13 +216,13 @@ def test_a_missing_model_is_one_line(rarec, files, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)
-    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", "--fraction", 0.5, *NO_TEXT)
+    rarec("fit-ids", run, *SMALL_IDS)
     code, _, err = rarec("align", run, "--llm", tmp_path / "no-model")
     assert code == 1
     assert "no language model" in err
     assert "no-model" in err
     assert err.count("error:") == 1
-    assert not (run / "rarec").exists()
+    assert not (run / "models" / "rarec").exists()
 
 
 @pytest.fixture(scope="module")
@@ -181,41 +240,38 @@ def fitted(rarec, files, tmp_path):
     """Return a run folder with ID vectors."""
     run = tmp_path / "run"
     rarec("prepare", files, "-o", run)
-    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--fraction", 0.5, *NO_TEXT)
-    assert rarec("fit-ids", run, *small)[0] == 0
+    assert rarec("fit-ids", run, *SMALL_IDS)[0] == 0
     return run
 
 
 def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
-    small = ("--max-epochs", 1, "--dim", 8, "--no-baseline", "--shared-negatives", 9)
-    code, _, err = rarec("fit-ids", fitted, *small, "--text", tiny_llm)
+    more = ("--text", tiny_llm, "--set", "ids.shared_negatives=9", "--restart")
+    code, _, err = rarec("fit-ids", fitted, *SMALL_IDS, *more)
     assert code == 0, err
-    config = json.loads((fitted / "ids" / "config.json").read_text())
-    assert config["ids"]["text"] == str(tiny_llm)
-    assert config["ids"]["shared_negatives"] == 9
+    record = read_record(fitted / "ids" / "id" / "held-out")
+    assert record.settings["text"] == str(tiny_llm)
+    assert record.settings["shared_negatives"] == 9
 
 
 def test_prompts_of_the_user_are_kept_with_the_model(rarec, fitted, chat_llm):
     texts = {
-        "user-prompt": "Jemand mochte {titles}. Was kommt als Nächstes?",
-        "new-user-prompt": "Jemand Neues",
-        "item-prompt": "Film: „{title}“",
-        "separator": " und ",
-        "titles": 3,
-        "max-tokens": 40,
-        "system": "Antworte kurz.",
+        "prompts.user": "Jemand mochte {titles}. Was kommt als Nächstes?",
+        "prompts.new_user": "Jemand Neues",
+        "prompts.item": "Film: „{title}“",
+        "prompts.separator": " und ",
+        "prompts.n_titles": 3,
+        "prompts.max_tokens": 40,
+        "prompts.chat": "true",
+        "prompts.system": "Antworte kurz.",
         "pooling": "last",
     }
-    options = [part for name, value in texts.items() for part in (f"--{name}", value)]
+    options = [part for name, value in texts.items() for part in ("--set", f"{name}={value}")]
     small = ("--llm", chat_llm, "--steps", 2, "--batch-size", 32)
-    code, _, err = rarec("align", fitted, *small, *options, "--chat")
+    code, _, err = rarec("align", fitted, *small, *options)
     assert code == 0, err
-    from rarec.model import RARec
-    from rarec.prompts import PromptConfig
-
     model = RARec.from_pretrained(fitted / "models" / "rarec")
-    assert model.prompts == PromptConfig(
-        user=texts["user-prompt"],
+    assert model.prompts == PromptSettings(
+        user=texts["prompts.user"],
         new_user="Jemand Neues",
         item="Film: „{title}“",
         separator=" und ",
@@ -228,33 +284,37 @@ def test_prompts_of_the_user_are_kept_with_the_model(rarec, fitted, chat_llm):
     for question in (["--user", "u001"], ["--title", "red wolf"], ["--new-user"]):
         assert rarec("recommend", fitted, *question)[0] == 0
 
-    code, _, err = rarec("align", fitted, *small, "--plain", "--user-prompt", "{titles}!")
+    code, _, err = rarec("align", fitted, *small, "--set", "prompts.user={titles}!", "--restart")
     assert code == 0, err
-    assert RARec.from_pretrained(fitted / "models" / "rarec").prompts == PromptConfig(
-        user="{titles}!"
-    )
+    model = RARec.from_pretrained(fitted / "models" / "rarec")
+    assert model.prompts == PromptSettings(user="{titles}!")
 
 
 def test_bad_texts_are_one_line(rarec, fitted, tiny_llm, chat_llm):
     cases = [
-        (tiny_llm, ["--user-prompt", "Jemand mochte"], "expected '{titles}' in the user template"),
-        (tiny_llm, ["--item-prompt", "[bold]"], "in the item template, got '[bold]'"),
-        (tiny_llm, ["--separator", ""], "separator, got an empty one"),
-        (tiny_llm, ["--max-tokens", 3], "max_tokens >= 8"),
-        (tiny_llm, ["--max-tokens", 8, "--new-user-prompt", "a " * 9], "expected max_tokens > 11"),
-        (tiny_llm, ["--item-prompt", "{title}" + " a" * 70], "at most 64 tokens"),
-        (tiny_llm, ["--chat"], f"chat template, got '{tiny_llm}', which has none"),
-        (tiny_llm, ["--system", "be brief"], "expected chat for a system message"),
-        (tiny_llm, ["--pooling", "middle"], "pooling to be one of"),
-        (tiny_llm, ["--set", "model.layers"], "expected --set NAME=VALUE, got 'model.layers'"),
-        (tiny_llm, ["--set", "model.layer=1"], "did you mean 'layers'?"),
-        (tiny_llm, ["--set", "model.pool=middle"], "pool to be one of"),
-        (tiny_llm, ["--quantization", "2bit"], "quantization to be one of"),
-        (chat_llm, ["--chat", "--max-tokens", 8, "--system", "a " * 9], "expected max_tokens > "),
+        (tiny_llm, ["prompts.user=Jemand mochte"], "expected '{titles}' in the user template"),
+        (tiny_llm, ["prompts.item=[bold]"], "in the item template, got '[bold]'"),
+        (tiny_llm, ["prompts.separator="], "prompts.separator to "),
+        (tiny_llm, ["prompts.max_tokens=3"], "prompts.max_tokens to be "),
+        (
+            tiny_llm,
+            ["prompts.max_tokens=8", f"prompts.new_user={'a ' * 9}"],
+            "expected max_tokens > 11",
+        ),
+        (tiny_llm, ["prompts.item={title}" + " a" * 70], "at most 64 tokens"),
+        (tiny_llm, ["prompts.chat=true"], f"chat template, got '{tiny_llm}', which has none"),
+        (tiny_llm, ["prompts.system=be brief"], "expected prompts.chat with a system message"),
+        (tiny_llm, ["pooling=middle"], "pooling to be"),
+        (
+            chat_llm,
+            ["prompts.chat=true", "prompts.max_tokens=8", f"prompts.system={'a ' * 9}"],
+            "expected max_tokens > ",
+        ),
     ]
-    for llm, options, message in cases:
-        code, out, err = rarec("align", fitted, "--llm", llm, *options)
-        assert code == 1, options
+    for llm, values, message in cases:
+        options = [part for value in values for part in ("--set", value)]
+        code, out, err = rarec("align", fitted, "--llm", llm, *options, "--restart")
+        assert code == 1, values
         assert out == ""
         assert err.startswith("error: "), err
         assert message in err
@@ -267,49 +327,30 @@ def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
 ):
     run = tmp_path / "run"
     code, _, err = rarec("prepare", files / "interactions.csv", "-o", run)
-    assert code == 0
-    code, _, err = rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline")
+    assert code == 0, err
+    code, _, err = rarec("fit-ids", run, "--max-epochs", 1)
     assert code == 1
-    assert '--text ""' in err
+    assert "expected titles" in err
     assert not (run / "samples").exists()
-    rarec("fit-ids", run, "--max-epochs", 1, "--no-baseline", *NO_TEXT)
+    rarec("fit-ids", run, *SMALL_IDS)
     code, _, err = rarec("align", run, "--llm", tiny_llm)
     assert code == 1
     assert "expected titles" in err
 
 
 def test_a_step_that_is_stopped_says_how_it_goes_on(rarec, tmp_path, monkeypatch):
-    from rarec.recommender import Recommender
-
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Recommender, "load", stopped)
+    monkeypatch.setattr(Recommender, "open", stopped)
     code, _, err = rarec("evaluate", tmp_path)
     assert code == 130
-    assert err == "stopped; the same command goes on from here\n"
+    assert err == "The step was stopped. The same command goes on from here.\n"
 
 
 def test_wrong_usage_is_told_from_bad_input(rarec):
     assert rarec("evaluate")[0] == 2
     assert rarec("fly")[0] == 2
-
-
-def test_help_is_quick_and_says_what_comes_first():
-    shown = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from rarec.cli import main; sys.argv[1:] = ['--help'];"
-            "import atexit; atexit.register(lambda: print('torch' in sys.modules)); main()",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "prepare" in shown.stdout
-    # torch takes seconds to import, and help needs none of it
-    assert shown.stdout.strip().endswith("False")
 
 
 def test_the_doctor_says_what_will_run_and_why(rarec, monkeypatch):
@@ -323,15 +364,17 @@ def test_the_doctor_says_what_will_run_and_why(rarec, monkeypatch):
     assert "keys are not concatenated" in told or "no triton" in told
     monkeypatch.setenv("RAREC_PREFIX_ATTENTION", "reference")
     code, out, _ = rarec("doctor")
-    assert "RAREC_PREFIX_ATTENTION says so" in " ".join(out.split())
+    assert "set by RAREC_PREFIX_ATTENTION" in " ".join(out.split())
 
 
 def test_the_doctor_names_kernels_that_are_wrong():
-    right = Trial("head dimension 64, causal", 0.004, "query")
-    assert doctor._judged(0, [right]).endswith("GPU 0: right in 1 trials (error 4e-03)")
+    right = SelfTestCase("head dimension 64, causal", 0.004, "query")
+    told = machine.self_test_report(0, [right])
+    assert told.endswith("GPU 0: self-test passed, 1 cases (largest error 4e-03)")
     wrong = replace(right, error=float("nan"), worst="prefix key")
-    told = doctor._judged(1, [right, wrong])
-    assert "on GPU 1: WRONG in 1 of 2 trials; set RAREC_PREFIX_ATTENTION=reference" in told
+    told = machine.self_test_report(1, [right, wrong])
+    assert "on GPU 1: self-test FAILED, 1 of 2 cases are wrong" in told
+    assert "; set RAREC_PREFIX_ATTENTION=reference" in told
     assert told.endswith("head dimension 64, causal: error nan, prefix key")
 
 

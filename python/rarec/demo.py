@@ -1,4 +1,4 @@
-"""The demonstration: MovieLens-100K and MiniLM, from nothing to a table and recommendations."""
+"""The demonstration: MovieLens-100K and MiniLM, from the data to a table and recommendations."""
 
 from __future__ import annotations
 
@@ -6,79 +6,75 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rarec.assets import fetch
 from rarec.data import read_dataset
-from rarec.recommender import AlignConfig, Recommender, id_recipe
+from rarec.recommender import Recommender
+from rarec.run import RunFolder
+from rarec.settings import AlignSettings, IDSettings, TrainingSettings
 
 FOLDER = "runs/demo"
-# the limit keeps the two trainings within a few minutes; neither is better after it
-IDS = id_recipe(max_epochs=60)
-# a few steps of everything: shows that an installation works, and says nothing about quality
-QUICK_IDS = id_recipe(max_epochs=2)
-QUICK_TRAINING = {"max_steps": 4, "save_steps": 2}
+# the limit keeps the two trainings within a few minutes, and neither gets better after it
+IDS = IDSettings(max_epochs=60)
+# a few steps show that an installation works; they say nothing about quality
+QUICK_IDS = IDSettings(max_epochs=2)
+QUICK_TRAINING = TrainingSettings(max_steps=4, save_steps=2)
 
 
 def run_demo(
     folder: str | os.PathLike[str] = FOLDER,
     *,
-    config: AlignConfig | None = None,
-    fresh: bool = False,
+    settings: AlignSettings | None = None,
+    restart: bool = False,
     quick: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> tuple[Recommender, dict[str, Any]]:
-    """Return the recommender and its results; steps that were done before are not done again.
+    """Return the recommender and its results. Steps that are done already are not done again.
 
     Args:
         folder: The run folder.
-        config: The recipe of the language model, also of the one without IDs.
-        fresh: Start anew: a run that is there is removed.
-        quick: A few steps of everything; the numbers mean nothing.
-        progress: Show bars.
-        say: Told in words what is done.
+        settings: Settings of the alignment, also of the one without ID vectors.
+        restart: Remove a run that is in the folder, and begin again.
+        quick: Take a few training steps only; the numbers mean nothing.
+        progress: Whether bars are shown.
+        say: Function that is given each message about what is done.
+
+    Raises:
+        ValueError: If the folder has a run of other data or of other settings and no restart. A
+            quick run and a full run have different settings.
     """
-    if fresh and (Path(folder) / "config.json").exists():
+    if restart and RunFolder.exists(folder):
         shutil.rmtree(folder)
-    config = config or AlignConfig()
+    settings = settings or AlignSettings()
     if quick:
-        config = replace(config, training=QUICK_TRAINING)
+        settings = replace(settings, training=QUICK_TRAINING)
+
+    def detail(text: str) -> None:
+        say(f"   {text}")
+
     say("1. data: MovieLens-100K")
     dataset = read_dataset(fetch("ml-100k"))
     for line in dataset.report.lines():
-        say(f"   {line}")
-    if (Path(folder) / "config.json").exists():
-        recommender = Recommender.load(folder, progress=progress)
-        if recommender.dataset.content_hash != dataset.content_hash:
-            raise ValueError(f"{folder}: expected a run on ml-100k, got another; use --fresh")
-    else:
-        recommender = Recommender(dataset, folder=folder, progress=progress)
+        detail(line)
+    recommender = Recommender(dataset, folder=folder, progress=progress, say=detail)
 
     say("2. tuning samples: chosen before anything is trained")
-    if recommender.selection is None:
-        recommender.select()
-    assert recommender.selection is not None
-    say(f"   {recommender.selection[1].summary()}")
+    detail(recommender.select().summary())
 
     say("3. ID model: once with those samples held out (for the language model), once on all")
-    if recommender.ids is None or recommender.baseline is None:
-        recommender.fit_ids(QUICK_IDS if quick else IDS)
-    else:
-        say("   there already")
+    for part, found in recommender.fit_ids(QUICK_IDS if quick else IDS).items():
+        detail(f"{part}: {found['epochs']} epochs, {found['seconds']:.0f} s")
 
-    for step, recipe, what in (
-        (4, config.without_ids(), "text only: the same language model and budget, no ID vectors"),
-        (5, config, "RA-Rec: ID vectors as soft prompts in the top layers"),
+    for step, aligned, what in (
+        (4, settings.without_ids(), "text only: the same language model and budget, no ID vectors"),
+        (5, settings, "RA-Rec: ID vectors as soft prompts in the top layers"),
     ):
         say(f"{step}. {what}")
-        if recipe.name in recommender.models:
-            say("   there already")
-            continue
-        report = recommender.align(recipe)
-        say(
-            f"   {report.steps} steps, {report.trainable_parameters:,} trained parameters, "
+        report = recommender.align(aligned)
+        detail(
+            f"{report.steps} steps, {report.trainable_parameters:,} trained parameters, "
             f"{report.seconds:.0f} s"
         )
     say("6. evaluation: every item of the catalogue is ranked for every user")

@@ -1,17 +1,19 @@
-"""The application: one command a step, one line for what went wrong."""
+"""The application `rarec`, with one command for each step."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from functools import wraps
-from pathlib import Path
-from typing import Any
-
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from rarec.cli.align import EXAMPLES, align
+from rarec.cli.compare import compare
+from rarec.cli.demo import demo
+from rarec.cli.doctor import doctor
+from rarec.cli.errors import failing_in_one_line
+from rarec.cli.evaluate import evaluate
+from rarec.cli.fit_ids import fit_ids
+from rarec.cli.prepare import prepare
+from rarec.cli.recommend import recommend
+from rarec.cli.study import study
 
 app = typer.Typer(
     name="rarec",
@@ -22,59 +24,21 @@ app = typer.Typer(
         "Give a frozen language model the collaborative knowledge of an ID-based recommender "
         "(RA-Rec, arXiv:2402.04527).\n\n"
         "The steps write into one run folder, in this order: [bold]prepare[/bold] (files to "
-        "histories), [bold]fit-ids[/bold] (ID embeddings), [bold]align[/bold] (the language "
-        "model), [bold]evaluate[/bold] (exact full-catalogue ranking), [bold]recommend[/bold]. "
-        "A step that was stopped goes on where it was when it is called again. "
-        "[bold]demo[/bold] does all of it on MovieLens-100K."
+        "histories), [bold]fit-ids[/bold] (ID vectors), [bold]align[/bold] (the language model), "
+        "[bold]evaluate[/bold] (ranks of the whole catalogue), [bold]recommend[/bold]. A step "
+        "that was stopped goes on when it is called again. [bold]demo[/bold] does all steps on "
+        "MovieLens-100K."
     ),
 )
-output = Console()
-errors = Console(stderr=True)
+_EPILOGUES = {align: EXAMPLES}
+# in the order of `rarec --help`
+for _command in (
+    *(prepare, fit_ids, align, evaluate, recommend),
+    *(compare, study, demo, doctor),
+):
+    app.command(epilog=_EPILOGUES.get(_command))(failing_in_one_line(_command))
 
 
 def main() -> None:
     """Run the command line."""
-    # imported here: registers the commands
-    from rarec.cli import commands
-
-    del commands
     app()
-
-
-def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that makes a function a command whose failures are one line."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @wraps(function)
-        def run(*arguments: Any, **options: Any) -> None:
-            try:
-                function(*arguments, **options)
-            except KeyboardInterrupt:
-                errors.print("stopped; the same command goes on from here")
-                raise typer.Exit(130) from None
-            except (ValueError, OSError) as error:
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                errors.print(f"[red]error:[/red] {escape(' '.join(lines))}", soft_wrap=True)
-                raise typer.Exit(1) from error
-
-        return app.command(name)(run)
-
-    return register
-
-
-def say(text: str) -> None:
-    """Print a line of what is done."""
-    errors.print(escape(text), soft_wrap=True)
-
-
-def write_json(values: Any, file: Path | None) -> None:
-    """Write values to a file, whole or not at all; `-` is standard output."""
-    if file is None:
-        return
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(text)
-        return
-    from rarec.artifacts import write_text
-
-    write_text(file, text)

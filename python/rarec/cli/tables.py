@@ -1,4 +1,4 @@
-"""Results and recommendations as tables for people."""
+"""Results, measurements and recommendations as tables for people."""
 
 from __future__ import annotations
 
@@ -6,16 +6,74 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
+from rarec.settings import describe
+
 if TYPE_CHECKING:
+    from rarec.data import Dataset
     from rarec.index import Recommendation
 
 _SHOWN = ("hr@10", "ndcg@10", "hr@100")
+_NO_TITLE = "(no title)"
 
 
-def results_table(results: Mapping[str, Any]) -> Table:
-    """Return one line per model: metrics with their intervals."""
+def results_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of an evaluation: metrics, paired differences, and what the rows are."""
+    paired = [_paired_table(results)] if results["paired"] else []
+    return [_metrics_table(results), *paired, _models_table(results)]
+
+
+def measurements_table(measurements: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Return one line for each measurement, and one column for each part that was measured.
+
+    Args:
+        measurements: The measurements by the name of the part; an empty name has no header.
+        title: Title of the table.
+    """
+    table = Table(
+        title=escape(title), show_header=any(measurements), box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("")
+    for part in measurements:
+        table.add_column(escape(part), justify="right")
+    names = dict.fromkeys(name for values in measurements.values() for name in values)
+    for name in names:
+        shown = (_number(values.get(name)) for values in measurements.values())
+        table.add_row(escape(name.replace("_", " ")), *shown)
+    return table
+
+
+def recommendations_table(found: Sequence[Recommendation], user: str | None) -> Table:
+    """Return one line for each recommended item.
+
+    Args:
+        found: The items, best first.
+        user: Id of the user; None without one.
+    """
+    title = "next" if user is None else f"next for user {user}"
+    table = Table(title=escape(title), box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("item")
+    table.add_column("title")
+    table.add_column("score", justify="right")
+    for place, item in enumerate(found, start=1):
+        row = (item.item_id, item.title or _NO_TITLE, f"{item.score:.3f}")
+        table.add_row(str(place), *map(escape, row))
+    return table
+
+
+def newest_titles(dataset: Dataset, user: str, n: int = 5) -> str:
+    """Return a sentence with the newest titles of a user, the newest first."""
+    history = dataset.histories[dataset.user_number(user)]
+    titles = [dataset.titles[item] or _NO_TITLE for item in history[-n:]]
+    newest = "; ".join(reversed(titles))
+    return f"User {user} has {len(history)} items. The newest are: {newest}"
+
+
+def _metrics_table(results: Mapping[str, Any]) -> Table:
+    """Return one line for each model: metrics with their intervals."""
     how = results["protocol"]
     table = Table(
         title=f"{how['part']}: {how['cases']:,} users, {how['items']:,} items, seen left out",
@@ -27,25 +85,22 @@ def results_table(results: Mapping[str, Any]) -> Table:
     for metric in _SHOWN:
         table.add_column(metric.upper(), justify="right", no_wrap=True)
     for row in results["rows"]:
-        table.add_row(row["model"], *(_with_interval(row, metric) for metric in _SHOWN))
+        table.add_row(escape(row["model"]), *(_with_interval(row, metric) for metric in _SHOWN))
     return table
 
 
-def models_table(results: Mapping[str, Any]) -> Table:
-    """Return one line per model: what it is and what it took."""
-    # imported here: it takes torch along
-    from rarec.recommender import describe
-
+def _models_table(results: Mapping[str, Any]) -> Table:
+    """Return one line for each model: what it is and what its training took."""
     table = Table(title="what they are, and what they took", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("what")
     for column in ("samples", "trained", "seconds"):
         table.add_column(column, justify="right")
     for row in results["rows"]:
-        weight = f", w = {row['weight']:g}" if "weight" in row else ""
+        weight = f", w = {row['weights']['id']:g}" if "weights" in row else ""
         table.add_row(
-            row["model"],
-            describe(row["model"]) + weight,
+            escape(row["model"]),
+            escape(describe(row["model"]) + weight),
             _whole(row.get("samples")),
             _whole(row.get("trainable_parameters")),
             _whole(row.get("seconds")),
@@ -53,8 +108,8 @@ def models_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
-def paired_table(results: Mapping[str, Any]) -> Table:
-    """Return the differences on the same users, one line per pair."""
+def _paired_table(results: Mapping[str, Any]) -> Table:
+    """Return the differences on the same users, one line for each pair."""
     table = Table(
         title="differences on the same users",
         box=SIMPLE_HEAD,
@@ -65,35 +120,14 @@ def paired_table(results: Mapping[str, Any]) -> Table:
     table.add_column("", no_wrap=True)
     for metric in _SHOWN:
         table.add_column(metric.upper(), justify="right", no_wrap=True)
-    rivals: dict[str, dict[str, dict[str, Any]]] = {}
+    by_model: dict[str, dict[str, dict[str, Any]]] = {}
     for pair in results["paired"]:
-        rivals.setdefault(pair["a"], {}).setdefault(pair["b"], {})[pair["metric"]] = pair
-    for own, others in rivals.items():
+        by_model.setdefault(pair["a"], {}).setdefault(pair["b"], {})[pair["metric"]] = pair
+    for model, others in by_model.items():
         table.add_section()
-        table.add_row(f"{own} -", style="bold")
+        table.add_row(f"{escape(model)} -", style="bold")
         for other, pairs in others.items():
-            table.add_row(other, *(_difference(pairs[metric]) for metric in _SHOWN))
-    return table
-
-
-def recommendations_table(found: Sequence[Recommendation], title: str) -> Table:
-    """Return one line per recommended item."""
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("item")
-    table.add_column("title")
-    table.add_column("score", justify="right")
-    for place, item in enumerate(found, start=1):
-        table.add_row(str(place), item.item_id, item.title or "(no title)", f"{item.score:.3f}")
-    return table
-
-
-def facts_table(facts: Mapping[str, Any], title: str) -> Table:
-    """Return one line per fact."""
-    table = Table(title=title, show_header=False, box=SIMPLE_HEAD, pad_edge=False)
-    for name, value in facts.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
-        table.add_row(name.replace("_", " "), shown)
+            table.add_row(escape(other), *(_difference(pairs[metric]) for metric in _SHOWN))
     return table
 
 
@@ -115,3 +149,9 @@ def _signed(value: float) -> str:
 
 def _whole(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"

@@ -4,7 +4,7 @@ Nothing here imports torch, so the command line shows its help at once.
 """
 
 from rarec.settings.align import RESERVED_NAMES, AlignSettings
-from rarec.settings.data import ColumnSettings, ReadSettings, SplitSettings
+from rarec.settings.data import ColumnSettings, PrepareSettings, ReadSettings, SplitSettings
 from rarec.settings.declaration import fields_of, typed
 from rarec.settings.ids import ID_MODEL_OPTIONS, FitSettings, IDSettings
 from rarec.settings.language_model import DEFAULT_LLM
@@ -36,6 +36,7 @@ __all__ = [
     "IDSettings",
     "LossSettings",
     "ModelSettings",
+    "PrepareSettings",
     "PromptSettings",
     "ReadSettings",
     "SelectionSettings",

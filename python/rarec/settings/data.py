@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
@@ -77,3 +78,17 @@ class SplitSettings:
     """Share of the events in the validation part of a split by time."""
     test: Annotated[float, Gt(0), Lt(1)] = 0.1
     """Share of the events in the test part of a split by time."""
+
+
+@typed
+class PrepareSettings:
+    """What `rarec prepare` does: it reads files and splits their interactions."""
+
+    format: Literal["auto", "recbole", "movielens", "table"] = "auto"
+    """Format of the files. By default it is found from their names."""
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    """Names of the columns."""
+    read: ReadSettings = field(default_factory=ReadSettings)
+    """What is kept of the interactions."""
+    split: SplitSettings = field(default_factory=SplitSettings)
+    """How the dataset is split."""
