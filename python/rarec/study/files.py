@@ -124,9 +124,7 @@ def study_of(content: Mapping[str, Any]) -> Study:
         tuple(data),
         _variants(base, content),
         reference=content.get("reference", base),
-        id_models={
-            name: flatten(table) for name, table in content.get("id_models", {}).items()
-        },
+        id_models={name: flatten(table) for name, table in content.get("id_models", {}).items()},
         **given,
     )
 

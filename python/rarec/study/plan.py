@@ -109,9 +109,7 @@ class Study:
             raise ValueError(f"{name}: {error}") from error
 
 
-def _settings(
-    name: str, values: Mapping[str, Any], seed: int
-) -> tuple[FitSettings, AlignSettings]:
+def _settings(name: str, values: Mapping[str, Any], seed: int) -> tuple[FitSettings, AlignSettings]:
     of_fit, of_align = {}, {}
     for key, value in values.items():
         if key in _OF_STUDY:

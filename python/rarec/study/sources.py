@@ -117,5 +117,3 @@ def _of_run(name: str, source: str, settings: Mapping[str, Any]) -> DataSource:
         settings={**flatten(found), **settings},
         imported_ids=imported,
     )
-
-
