@@ -180,7 +180,7 @@ def _values(row: _Row, groups: NDArray[np.str_], n_bootstrap: int) -> dict[str, 
         "settings": dict(row.changes),
         **summarise(row.ranks, n_bootstrap=n_bootstrap),
         **{f"{metric}_by_seed": [one[metric] for one in by_seed] for metric in _BY_SEED},
-        **_slices(row.ranks, groups),
+        **hits_by_group(row.ranks, groups),
         **_means(row.measurements),
     }
     return values | ({"weights": row.weights} if row.weights else {})
@@ -204,7 +204,7 @@ def _groups(experiment: Experiment) -> NDArray[np.str_]:
     return np.where(events == 0, "cold", np.where(events <= TAIL, "tail", "other"))
 
 
-def _slices(ranks: Sequence[Ranks], groups: NDArray[np.str_]) -> dict[str, float | None]:
+def hits_by_group(ranks: Sequence[Ranks], groups: NDArray[np.str_]) -> dict[str, float | None]:
     """Return the mean HR@100 over the seeds of cold targets and of those in the tail."""
     found = [slices(one, groups, n_bootstrap=0, cutoffs=[100]) for one in ranks]
     return {
