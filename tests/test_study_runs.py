@@ -82,7 +82,7 @@ def folder_of(folder, results, name, seed=0):
 
 
 def test_each_variant_has_a_row_alone_and_fused(studied):
-    folder, results, said = studied
+    folder, results, _ = studied
     assert [row["model"] for row in results["rows"]] == [
         *("popularity", "id", "id_held_out", "base", "base+id", "top", "top+id"),
         *("wide:id", "wide:id_held_out", "wide", "wide+id", "known:id", "known", "known+id"),
@@ -193,7 +193,7 @@ def test_what_is_there_of_a_stopped_study_is_reported(study, studied, tmp_path):
 
 
 def test_everything_is_compared_with_the_reference(studied):
-    folder, results, _ = studied
+    _, results, _ = studied
     pairs = {(pair["a"], pair["b"]) for pair in results["paired"]}
     assert {("top", "base"), ("top+id", "base+id"), ("id", "base")} <= pairs
     for other in ("id", "popularity", "wide:id", "shallow", "top+id", "late_fusion"):

@@ -21,8 +21,14 @@ def test_quality_and_cost_have_a_table_each():
     adapter = {"samples_per_second": 80.0, "adapter_bytes": 2**20}
     results = {
         "protocol": {
-            **{"part": "test", "cases": 1000, "items": 50, "cold": 3, "tail": 20},
-            **{"tail_events": 5, "seeds": {"0": 0, "1": 1}, "reference": "rarec"},
+            "part": "test",
+            "cases": 1000,
+            "items": 50,
+            "cold": 3,
+            "tail": 20,
+            "tail_events": 5,
+            "seeds": {"0": 0, "1": 1},
+            "reference": "rarec",
         },
         "rows": [
             row("id", what="ID model", trainable_parameters=99),
@@ -60,8 +66,14 @@ def test_quality_and_cost_have_a_table_each():
 def test_all_rows_of_a_table_have_as_many_columns():
     results = {
         "protocol": {
-            **{"part": "test", "cases": 1, "items": 5, "cold": 0, "tail": 0},
-            **{"tail_events": 5, "seeds": {"0": 0}, "reference": "base"},
+            "part": "test",
+            "cases": 1,
+            "items": 5,
+            "cold": 0,
+            "tail": 0,
+            "tail_events": 5,
+            "seeds": {"0": 0},
+            "reference": "base",
         },
         "rows": [row("base", what="a | b"), row("base+id", weights=[1.0])],
         "paired": [],
