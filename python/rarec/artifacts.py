@@ -62,7 +62,7 @@ def write_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 f"expected the writer of {target} to leave a {CONFIG_NAME} whose format starts "
                 f"with {FORMAT_PREFIX!r}, got none"
             )
-        _flush_tree(temporary)
+        flush_folder(temporary)
         _replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -255,7 +255,8 @@ def _replace(temporary: Path, target: Path) -> None:
     _flush(target.parent)
 
 
-def _flush_tree(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Wait until a folder and all in it are on disk."""
     for root, _, files in os.walk(folder):
         for name in files:
             _flush(Path(root, name))

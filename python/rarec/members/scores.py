@@ -38,9 +38,7 @@ def popularity_scores(train: Histories, cases: Cases, n_items: int) -> ScoreVect
     return ScoreVectors(np.ones((len(cases), 1, 1), np.float32), counts[:, None])
 
 
-def weighted_sum(
-    scores: Mapping[str, ScoreVectors], weights: Mapping[str, float]
-) -> ScoreVectors:
+def weighted_sum(scores: Mapping[str, ScoreVectors], weights: Mapping[str, float]) -> ScoreVectors:
     """Return the sum of weighted scores: one inner product of concatenated vectors.
 
     Args:

@@ -106,9 +106,7 @@ def _tune(
             prompts=settings.prompts,
             seed=settings.seed,
         )
-        aligned = AlignedModel(
-            model, tokenizer, run.dataset.titles, ids, progress=session.progress
-        )
+        aligned = AlignedModel(model, tokenizer, run.dataset.titles, ids, progress=session.progress)
         data = training_data(
             aligned, run.dataset, load_samples(run), ids, settings, progress=session.progress
         )

@@ -18,9 +18,7 @@ class Session:
         say: Function that is given each message about what is done; by default none is shown.
     """
 
-    def __init__(
-        self, *, progress: bool = False, say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, *, progress: bool = False, say: Callable[[str], None] | None = None) -> None:
         self.progress = progress
         self.say = say or (lambda _: None)
         self._loaded: dict[LanguageModel, tuple[Backbone, PreTrainedTokenizerBase]] = {}

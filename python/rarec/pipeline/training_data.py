@@ -62,9 +62,7 @@ def training_data(
         for name, entities in (("user_text", users), ("item_text", items)):
             title = "text-only states"
             with progress_bar(title, len(entities.tokens), shown=progress) as advance:
-                parts[name] = text_states(
-                    aligned.model.backbone, entities.tokens, on_rows=advance
-                )
+                parts[name] = text_states(aligned.model.backbone, entities.tokens, on_rows=advance)
     if loss.extra_negatives:
         parts["sampler"] = NegativeSampler(
             samples.histories, len(items), alpha=loss.alpha, seed=settings.seed

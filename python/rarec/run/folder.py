@@ -20,9 +20,8 @@ import os
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from rarec.artifacts import is_temporary, read_json, write_folder, write_json
+from rarec.artifacts import is_temporary, read_json, write_json
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
 from rarec.settings import SplitSettings, from_dict
 
@@ -57,7 +56,9 @@ class RunFolder:
             self.content_hash = str(stored["data"])
             self.split_settings = from_dict(SplitSettings, stored["split"])
         except (AttributeError, KeyError, ValueError) as error:
-            raise ValueError(f"{file}: expected the data and the split of a run ({error})") from error
+            raise ValueError(
+                f"{file}: expected the data and the split of a run ({error})"
+            ) from error
 
     @classmethod
     def exists(cls, path: str | os.PathLike[str]) -> bool:

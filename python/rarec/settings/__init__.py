@@ -50,8 +50,8 @@ __all__ = [
     "from_dict",
     "parse_assignments",
     "read_values",
-    "typed",
     "to_toml",
+    "typed",
     "variant",
     "with_values",
 ]

@@ -49,7 +49,8 @@ class ReadSettings:
     catalogue: Literal["interacted", "all"] = "interacted"
     """Items of the catalogue: those with interactions, or all that are listed."""
     min_user_interactions: Count = 1
-    """Fewest interactions of a user (k-core: users and items are left out until all have enough)."""
+    """Fewest interactions of a user (k-core). Users and items are left
+    out until all have enough."""
     min_item_interactions: Count = 1
     """Fewest interactions of an item (k-core)."""
     min_rating: float | None = None

@@ -161,7 +161,9 @@ def _inside(field: str, before: Any, values: Mapping[str, Any]) -> Any:
     except ValueError as error:
         # the class inside does not know where it stands
         message = str(error).replace("expected ", f"expected {field}.", 1)
-        known = any(message.startswith(f"expected {field}.{name} ") for name in fields_of(type(before)))
+        known = any(
+            message.startswith(f"expected {field}.{name} ") for name in fields_of(type(before))
+        )
         raise ValueError(message if known else str(error)) from error
 
 

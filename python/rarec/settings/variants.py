@@ -72,7 +72,9 @@ def _named(name: str, variant: Variant) -> Variant:
 VARIANTS: Mapping[str, Variant] = {name: _named(name, one) for name, one in _variants().items()}
 
 
-def variant(name: str = "default", values: Mapping[str, Any] | None = None, **changes: Any) -> AlignSettings:
+def variant(
+    name: str = "default", values: Mapping[str, Any] | None = None, **changes: Any
+) -> AlignSettings:
     """Return the settings of a named variant, with changes.
 
     `default`: prefixes in the top three layers, cosine over a learned temperature, softmax in the
