@@ -1,7 +1,10 @@
-"""Studies: many settings on several datasets and seeds, from one file."""
+"""Studies: many configurations on several datasets and seeds, from one file."""
 
-from rarec.study.files import DataSource, Study, Variant, read_study
-from rarec.study.report import markdown
+from rarec.study.compare import compare_study
+from rarec.study.files import read_study
+from rarec.study.plan import Study
 from rarec.study.runs import run_study
+from rarec.study.sources import DataSource
+from rarec.study.tables import markdown
 
-__all__ = ["DataSource", "Study", "Variant", "markdown", "read_study", "run_study"]
+__all__ = ["DataSource", "Study", "compare_study", "markdown", "read_study", "run_study"]

@@ -1,249 +1,266 @@
-"""The table of a study on one dataset: each variant alone and fused, and against the reference.
+"""The results of a study on one dataset: each variant alone and fused, against the reference.
 
 Axes: C cases.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rarec.artifacts import write_text
+from rarec.artifacts import read_json, write_text
 from rarec.evaluation import (
     Ranks,
     compare_pairs,
-    per_user,
     protocol,
     read_ranks,
+    slices,
     summarise,
     write_results,
 )
-from rarec.recommender import PAIRED_METRICS
+from rarec.members.fusion import fused_name
+from rarec.pipeline.evaluate import ID_ROWS, PAIRED_METRICS, cases_of
+from rarec.pipeline.fit_ids import ALL
+from rarec.run import RunFolder, read_record
+from rarec.run.folder import ID_MODEL, ids_address
+from rarec.settings import as_dict, describe
+from rarec.study.experiments import BASELINES, Experiment, variant_address
+from rarec.study.plan import Study
+from rarec.study.steps import ALONE, FUSED, RESULT_FILE
+from rarec.study.tables import markdown
 
-RESULT = "result.json"
-# a target in the tail has at most so many training events
+#: Most training events of a target in the tail.
 TAIL = 5
-# rows of a group; popularity is the same in all
-_WITHOUT_MODEL = ("popularity", "id", "id_held_out")
-_FACTS = ("samples", "steps", "trainable_parameters", "seconds", "peak_rss_mb")
-_COLUMNS = (
-    *("variant", "changes", "HR@100", "vs reference", "fused HR@100", "vs reference"),
-    *("fused HR@10", "fused NDCG@10", "cold HR@100", "tail HR@100", "w", "seconds"),
+#: Metrics whose value for each seed is in the rows.
+_BY_SEED = ("hr@10", "ndcg@10", "hr@100")
+_MEASUREMENTS = (
+    *("samples", "epochs", "steps", "trainable_parameters"),
+    *("samples_per_second", "seconds", "peak_rss_mb", "adapter_bytes"),
 )
+# the intervals of single rows need fewer resamples than corrected ones of pairs
+_MOST_RESAMPLES = 2000
 
 
-def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a run of a study wrote.
+@dataclass(frozen=True)
+class _Row:
+    """What is known of a row of the results; each list has one entry a seed."""
 
-    Raises:
-        ValueError: If there is none.
-    """
-    file = Path(folder) / RESULT
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: expected the result of a run ({error})") from error
+    ranks: list[Ranks]
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    measurements: list[Mapping[str, Any]] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 def report(
     folder: str | os.PathLike[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    runs: Mapping[tuple[str, int], tuple[Path, Path]],
+    study: Study,
+    variants: Sequence[Experiment],
+    id_models: Sequence[Experiment] = (),
     *,
-    id_models: Mapping[tuple[str, int], Path] | None = None,
-    reference: str,
-    seeds: Sequence[int],
     n_bootstrap: int,
 ) -> dict[str, Any]:
-    """Return the results of a dataset, and write `results.json`, `protocol.json`, `results.md`.
+    """Return the results on a dataset, and write `results.json`, `protocol.json`, `results.md`.
 
-    A user's metric is the mean over seeds, an interval the bootstrap over users of that mean.
-    Rows: `popularity`, `id`, `id_held_out` of the reference; `NAME:id` where a variant has ID
-    models of its own; each variant, and `NAME+id`, it fused with its ID model. `paired`: each row
-    against the reference, or where it is fused, against that fused; and the fused reference against
-    all others. See `compare_pairs`.
+    The metric of a user is the mean over the seeds, and an interval is the bootstrap over users of
+    that mean. Rows: `popularity`, `id` and `id_held_out` of the reference; `NAME:id` and so on
+    where a variant has other ID models; each variant, alone and as its sum with its ID model.
+    `paired` has each row minus the reference, or minus the fused reference where the row is fused;
+    and the fused reference minus each other row.
 
     Args:
-        folder: Of the dataset.
-        settings: What each variant and ID model changes, by its name.
-        runs: For a variant and a seed, its folder and that of its group.
-        id_models: For an ID model with a row of its own and a seed, the folder of its group.
-        reference: The variant that all others are compared with.
-        seeds: The seeds.
-        n_bootstrap: Resamples of the intervals.
+        folder: Folder of the results.
+        study: The study.
+        variants: Experiments that are done, with the same seeds for each variant.
+        id_models: Experiments of ID models with rows of their own, with these seeds.
+        n_bootstrap: Number of resamples of the confidence intervals.
     """
-    variants = list(dict.fromkeys(name for name, _ in runs))
-    ranks, facts, weights, groups = _read(variants, runs, seeds)
-    id_models = id_models or {}
-    for name in dict.fromkeys(name for name, _ in id_models):
-        places = [id_models[name, seed] for seed in seeds]
-        ranks[name] = [read_ranks(place)[0]["id"] for place in places]
-        facts[name] = _mean([read_result(place)["facts"]["id"] for place in places])
-    first = read_result(runs[reference, seeds[0]][0])
-    seen = np.array(first["target_events"])
-    rows = [
-        {
-            "model": name,
-            "settings": dict(settings.get(name.removesuffix("+id"), {})),
-            **summarise(found, n_bootstrap=min(n_bootstrap, 2000)),
-            **_slices(found, seen),
-            **facts.get(name, {}),
-            **({"weights": weights[name]} if name in weights else {}),
-        }
-        for name, found in ranks.items()
+    by_name = _by_name(variants)
+    rows = dict(_rows(study, by_name))
+    for name, trained in _by_name(id_models).items():
+        changes = study.id_models[name]
+        rows[name] = _id_row(trained, ID_ROWS[ALL], _in_words(changes), changes)
+    groups = _groups(by_name[study.reference][0])
+    found = [
+        {"model": name, **_values(row, groups, min(n_bootstrap, _MOST_RESAMPLES))}
+        for name, row in rows.items()
     ]
-    paired = compare_pairs(
-        ranks, _pairs(list(ranks), reference), PAIRED_METRICS, n_bootstrap=n_bootstrap
-    )
-    # what the fused reference is above others, as well as what they are below it
-    paired += [_turned(pair) for pair in paired if pair["b"] == f"{reference}+id"]
-    how = protocol(
-        data_hash=first["identity"]["data"],
-        split=first["split"],
-        filters=first["filters"],
-        exclusion="items in the history of the case; the target itself is always ranked",
-        seeds={str(seed): seed for seed in seeds},
-        extra={
-            "part": first["identity"]["part"],
-            "cases": len(seen),
-            "cold": int((seen == 0).sum()),
-            "tail": int(((seen > 0) & (seen <= TAIL)).sum()),
-            "data": first["data"],
-            "reference": reference,
-            "groups": groups,
-            "configs": {
-                name: read_result(runs[name, seeds[0]][0])["identity"] for name in variants
-            },
-        },
-    )
-    merged = {"protocol": how, "rows": rows, "paired": paired}
+    ranks = {name: row.ranks for name, row in rows.items()}
+    pairs = _pairs(rows, list(by_name), study.reference)
+    paired = compare_pairs(ranks, pairs, PAIRED_METRICS, n_bootstrap=n_bootstrap)
+    best = fused_name(study.reference)
+    paired += [_turned(pair) for pair in paired if pair["b"] == best]
+    results = {"rows": found, "paired": paired}
+    how = _protocol(study, by_name, groups)
+    merged = {"protocol": how, **results}
     write_text(Path(folder) / "results.md", markdown(merged))
-    write_results(folder, {"rows": rows, "paired": paired}, how)
+    write_results(folder, results, how)
     return merged
 
 
-def _read(
-    variants: Sequence[str],
-    runs: Mapping[tuple[str, int], tuple[Path, Path]],
-    seeds: Sequence[int],
-) -> tuple[dict[str, list[Ranks]], dict[str, dict], dict[str, list[float]], dict[str, str]]:
-    """Return by row: ranks of all seeds, facts, weights; and by variant the group it is of."""
-    ranks: dict[str, list[Ranks]] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    weights: dict[str, list[float]] = {}
-    groups: dict[str, str] = {}
-    for name in variants:
-        group = runs[name, seeds[0]][1].name
-        is_new = group not in groups.values()
-        groups[name] = group
-        if is_new:
-            own = [read_ranks(runs[name, seed][1])[0] for seed in seeds]
-            of_group = [read_result(runs[name, seed][1])["facts"] for seed in seeds]
-            # what needs no language model, once for each group
-            label = "" if not ranks else f"{name}:"
-            for model in _WITHOUT_MODEL[1 if label else 0 :]:
-                if model not in own[0]:
-                    continue
-                ranks[f"{label}{model}"] = [one[model] for one in own]
-                facts[f"{label}{model}"] = _mean([one.get(model, {}) for one in of_group])
-        found = [read_ranks(runs[name, seed][0])[0] for seed in seeds]
-        results = [read_result(runs[name, seed][0]) for seed in seeds]
-        ranks[name] = [one["alone"] for one in found]
-        ranks[f"{name}+id"] = [one["fused"] for one in found]
-        facts[name] = facts[f"{name}+id"] = _mean([one["facts"] for one in results])
-        weights[f"{name}+id"] = [one["weight"] for one in results]
-    return ranks, facts, weights, groups
+def _by_name(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]:
+    found: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        found.setdefault(experiment.name, []).append(experiment)
+    return found
 
 
-def _mean(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _rows(study: Study, by_name: Mapping[str, list[Experiment]]) -> Iterator[tuple[str, _Row]]:
+    """Yield the rows with their names: those of the reference's run first."""
+    reference = by_name[study.reference]
+    yield "popularity", _id_row(reference, "popularity", describe("popularity"))
+    shown = set()
+    for name, done in sorted(by_name.items(), key=lambda one: one[0] != study.reference):
+        run = done[0].run
+        if run not in shown:
+            prefix = "" if done is reference else f"{name}:"
+            for row in _id_rows_of(done[0]):
+                yield f"{prefix}{row}", _id_row(done, row, describe(row))
+        shown.add(run)
+        yield from _variant_rows(name, study.variants[name], done)
+
+
+def _id_rows_of(experiment: Experiment) -> list[str]:
+    ranks, _ = read_ranks(experiment.run / BASELINES)
+    return [row for row in ID_ROWS.values() if row in ranks]
+
+
+def _id_row(
+    done: Sequence[Experiment], row: str, what: str, changes: Mapping[str, Any] | None = None
+) -> _Row:
+    """Return a row that needs no language model."""
+    addresses = {row: ids_address(part) for part, row in ID_ROWS.items()}
+    records = [read_record(one.run / addresses.get(row, row)) for one in done]
+    return _Row(
+        [read_ranks(one.run / BASELINES)[0][row] for one in done],
+        what,
+        changes or {},
+        [record.measurements for record in records if record is not None],
+    )
+
+
+def _variant_rows(
+    name: str, changes: Mapping[str, Any], done: Sequence[Experiment]
+) -> Iterator[tuple[str, _Row]]:
+    folders = [one.run / variant_address(name) for one in done]
+    ranks = [read_ranks(folder)[0] for folder in folders]
+    results = [read_json(folder / RESULT_FILE) for folder in folders]
+    measurements = [result["measurements"] for result in results]
+    what = _in_words(changes) or describe(name)
+    yield name, _Row([one[ALONE] for one in ranks], what, changes, measurements)
+    fused = fused_name(name)
+    yield (
+        fused,
+        _Row(
+            [one[FUSED] for one in ranks],
+            describe(fused),
+            changes,
+            weights=[result["weights"][ID_MODEL] for result in results],
+        ),
+    )
+
+
+def _in_words(changes: Mapping[str, Any]) -> str:
+    return "; ".join(
+        describe(value) if name == "align.variant" else f"{name} = {value}"
+        for name, value in changes.items()
+    )
+
+
+def _values(row: _Row, groups: NDArray[np.str_], n_bootstrap: int) -> dict[str, Any]:
+    by_seed = [summarise(one, n_bootstrap=0) for one in row.ranks]
+    values: dict[str, Any] = {
+        "what": row.what,
+        "settings": dict(row.changes),
+        **summarise(row.ranks, n_bootstrap=n_bootstrap),
+        **{f"{metric}_by_seed": [one[metric] for one in by_seed] for metric in _BY_SEED},
+        **hits_by_group(row.ranks, groups),
+        **_means(row.measurements),
+    }
+    return values | ({"weights": row.weights} if row.weights else {})
+
+
+def _means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean over the seeds of what was measured for each."""
+    found = {}
+    for name in _MEASUREMENTS:
+        values = [one.get(name) for one in measurements]
+        if values and None not in values:
+            found[name] = type(values[0])(np.mean(values))
+    return found
+
+
+def _groups(experiment: Experiment) -> NDArray[np.str_]:
+    """Return `[C]`: `cold` for a target without training events, `tail` for few, else `other`."""
+    run = RunFolder(experiment.run)
+    cases = cases_of(run, experiment.cases["part"], experiment.cases["cases"])
+    events = run.split.train.counts(run.dataset.n_items)[cases.targets]
+    return np.where(events == 0, "cold", np.where(events <= TAIL, "tail", "other"))
+
+
+def hits_by_group(ranks: Sequence[Ranks], groups: NDArray[np.str_]) -> dict[str, float | None]:
+    """Return the mean HR@100 over the seeds of cold targets and of those in the tail."""
+    found = [slices(one, groups, n_bootstrap=0, cutoffs=[100]) for one in ranks]
     return {
-        name: type(facts[0][name])(np.mean([one[name] for one in facts]))
-        for name in _FACTS
-        if name in facts[0]
+        f"{group}_hr@100": (
+            float(np.mean([one[group]["hr@100"] for one in found])) if group in found[0] else None
+        )
+        for group in ("cold", "tail")
     }
 
 
-def _slices(ranks: Sequence[Ranks], seen: np.ndarray) -> dict[str, float | None]:
-    """Return HR@100 of cold targets (no training event) and of those in the tail."""
-    hits = np.mean([per_user(one, cutoffs=[100])["hr@100"] for one in ranks], axis=0)
-    parts = {"cold": seen == 0, "tail": (seen > 0) & (seen <= TAIL)}
-    return {
-        f"{name}_hr@100": float(hits[chosen].mean()) if chosen.any() else None
-        for name, chosen in parts.items()
-    }
-
-
-def _pairs(names: Sequence[str], reference: str) -> list[tuple[str, str]]:
-    """Return who is set against whom: alone and fused apart; the fused reference against all."""
-    fused = f"{reference}+id"
-    own = [(name, fused if name.endswith("+id") else reference) for name in names]
+def _pairs(rows: Iterable[str], variants: Iterable[str], reference: str) -> list[tuple[str, str]]:
+    """Return who is compared: alone and fused apart, and the fused reference with the baselines."""
+    rows, alone = list(rows), set(variants)
+    fused = {fused_name(name) for name in alone}
+    best = fused_name(reference)
+    own = [(name, best if name in fused else reference) for name in rows]
     pairs = [(name, other) for name, other in own if name != other]
-    variants = {name.removesuffix("+id") for name in names if name.endswith("+id")}
-    return pairs + [(fused, name) for name in names if name.removesuffix("+id") not in variants]
+    return pairs + [(best, name) for name in rows if name not in alone | fused]
 
 
 def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
     """Return a comparison the other way round."""
-    turned = {"a": pair["b"], "b": pair["a"], "metric": pair["metric"]}
-    turned["difference"] = -pair["difference"]
-    for name in ("ci", "ci_corrected"):
-        low, high = pair[name]
-        turned[name] = [-high, -low]
-    return turned
+    intervals = {name: [-pair[name][1], -pair[name][0]] for name in ("ci", "ci_corrected")}
+    return {
+        "a": pair["b"],
+        "b": pair["a"],
+        "metric": pair["metric"],
+        "difference": -pair["difference"],
+        **intervals,
+    }
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Return the table as Markdown, best fused HR@100 first."""
-    how = results["protocol"]
-    pairs = {(p["a"], p["b"], p["metric"]): p for p in results["paired"]}
-    rows = {row["model"]: row for row in results["rows"]}
-    reference = how["reference"]
-    seeds = len(how["seeds"])
-    lines = [
-        f"{how['part']}: {how['cases']:,} users ({how['cold']} targets cold, {how['tail']} in the "
-        f"tail of at most {TAIL} training events), all items ranked but the seen; means over "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. `vs reference`: minus `{reference}`, fused minus "
-        "fused; * where the 95% bootstrap interval over users leaves 0 out, ** where it does so "
-        "corrected for the number of comparisons.",
-        "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---" * len(_COLUMNS) + "|",
-    ]
-    alone = [name for name in rows if f"{name}+id" not in rows and not name.endswith("+id")]
-    variants = [name for name in rows if f"{name}+id" in rows]
-    variants.sort(key=lambda name: -rows[f"{name}+id"]["hr@100"])
-    for name in alone:
-        row = rows[name]
-        pair = pairs.get((name, reference, "hr@100"))
-        cells = [f"`{name}`", "", f"{row['hr@100']:.3f}", _difference(pair), "", ""]
-        cells += [f"{row['hr@10']:.3f}", f"{row['ndcg@10']:.3f}"]
-        cells += [_share(row["cold_hr@100"]), _share(row["tail_hr@100"]), ""]
-        lines.append("| " + " | ".join([*cells, f"{row.get('seconds', 0):.0f}"]) + " |")
-    for name in variants:
-        row, fused = rows[name], rows[f"{name}+id"]
-        changes = "; ".join(f"{key} = {value}" for key, value in row["settings"].items())
-        pair = pairs.get((name, reference, "hr@100"))
-        both = pairs.get((f"{name}+id", f"{reference}+id", "hr@100"))
-        cells = [f"`{name}`", changes, f"{row['hr@100']:.3f}", _difference(pair)]
-        cells += [f"{fused['hr@100']:.3f}", _difference(both)]
-        cells += [f"{fused['hr@10']:.3f}", f"{fused['ndcg@10']:.3f}"]
-        cells += [_share(fused["cold_hr@100"]), _share(fused["tail_hr@100"])]
-        cells += [" ".join(f"{weight:g}" for weight in fused["weights"])]
-        lines.append("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _difference(pair: Mapping[str, Any] | None) -> str:
-    if pair is None:
-        return ""
-    sure = [low > 0 or high < 0 for low, high in (pair["ci"], pair["ci_corrected"])]
-    return f"{pair['difference']:+.3f}{'*' * sum(sure)}"
+def _protocol(
+    study: Study, by_name: Mapping[str, list[Experiment]], groups: NDArray[np.str_]
+) -> dict[str, Any]:
+    done = by_name[study.reference]
+    run = RunFolder(done[0].run)
+    return protocol(
+        data_hash=run.content_hash,
+        split=str(run.split.description["rule"]),
+        filters=run.dataset.report.lines(),
+        exclusion="items in the history of the case; the target itself is always ranked",
+        seeds={str(one.seed): one.seed for one in done},
+        extra={
+            "part": study.part,
+            "cases": len(groups),
+            "items": run.dataset.n_items,
+            "cold": int((groups == "cold").sum()),
+            "tail": int((groups == "tail").sum()),
+            "tail_events": TAIL,
+            "data": dict(run.dataset.description),
+            "reference": study.reference,
+            "runs": {name: found[0].run.name for name, found in by_name.items()},
+            "settings": {
+                name: {"fit": as_dict(found[0].fit), "align": as_dict(found[0].align)}
+                for name, found in by_name.items()
+            },
+        },
+    )

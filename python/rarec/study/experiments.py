@@ -1,0 +1,107 @@
+"""The experiments of a study: one variant on one dataset with one seed, and what is done of it.
+
+OUTPUT/DATA/seed-S/run-HASH/    a run folder for all variants with the same samples and ID model
+    study/baselines/            ranks of popularity and the ID models
+    study/variants/NAME/        ranks, weights and measurements of a variant
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rarec.run import RunFolder, fresh_record, read_record
+from rarec.run.folder import model_address
+from rarec.settings import AlignSettings, FitSettings, as_dict, from_dict
+from rarec.study.plan import Study
+from rarec.study.sources import DataSource
+
+BASELINES = "study/baselines"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One variant, or one ID model, on one dataset with one seed.
+
+    Attributes:
+        name: Name of the variant.
+        source: The dataset.
+        seed: The seed.
+        fit: Settings of the samples and the ID model.
+        align: Settings of the alignment.
+        cases: Which cases are evaluated: their `part` and their number.
+        run: Folder of the run that it shares with others of the same `fit`.
+    """
+
+    name: str
+    source: DataSource
+    seed: int
+    fit: FitSettings
+    align: AlignSettings
+    cases: Mapping[str, Any]
+    run: Path
+
+    @property
+    def title(self) -> str:
+        """DATA/seed-S/NAME."""
+        return f"{self.source.name}/seed-{self.seed}/{self.name}"
+
+    def has_baselines(self) -> bool:
+        """Return whether the ID models are trained and the cases are ranked with them."""
+        if not RunFolder.exists(self.run):
+            return False
+        record = fresh_record(RunFolder(self.run), BASELINES)
+        return record is not None and record.settings == self.cases
+
+    def is_done(self) -> bool:
+        """Return whether the model is aligned and the cases are ranked with it."""
+        if not self.has_baselines():
+            return False
+        run = RunFolder(self.run)
+        record = fresh_record(run, variant_address(self.name))
+        if record is None or record.settings != self.cases:
+            return False
+        return not has_other_model(run, self.align)
+
+
+def experiments(study: Study, folder: Path, names: Iterable[str]) -> Iterator[Experiment]:
+    """Yield the experiments of variants or ID models, on each dataset with each seed.
+
+    Args:
+        study: The study.
+        folder: Folder of the study.
+        names: Names of variants or ID models.
+    """
+    names = list(names)
+    cases = {"part": study.part, "cases": study.cases}
+    for source in study.data:
+        for seed in study.seeds:
+            for name in names:
+                fit, align = study.settings(name, source, seed)
+                run = folder / source.name / f"seed-{seed}" / _run_name(fit, source)
+                yield Experiment(name, source, seed, fit, align, cases, run)
+
+
+def variant_address(name: str) -> str:
+    """Return the address of what a study writes for a variant into its run."""
+    return f"study/variants/{name}"
+
+
+def has_other_model(run: RunFolder, settings: AlignSettings) -> bool:
+    """Return whether the run has a fresh model of this name with other settings."""
+    record = fresh_record(run, model_address(settings.member))
+    return record is not None and from_dict(AlignSettings, record.settings) != settings
+
+
+def _run_name(fit: FitSettings, source: DataSource) -> str:
+    """Return the name of the run folder for samples and ID vectors."""
+    values: list[Any] = [as_dict(fit)]
+    if source.imported_ids is not None:
+        record = read_record(source.imported_ids)
+        values = [as_dict(fit.selection), None if record is None else record.hash]
+    text = json.dumps(values, sort_keys=True)
+    return f"run-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
