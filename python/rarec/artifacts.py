@@ -189,34 +189,6 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(f"{_TEMPORARY}.")
 
 
-@contextmanager
-def write_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary file that takes the place of `path` when the block succeeds.
-
-    The temporary file lies beside `path`. It is flushed to the disk before it takes the place. If
-    the block raises, it is removed and `path` stays as it was.
-
-    Args:
-        path: The file; its folder is made if it is absent.
-
-    Yields:
-        The temporary file to write, which is empty.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(_default_mode() & 0o666)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return

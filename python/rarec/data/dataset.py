@@ -25,7 +25,7 @@ from rarec.data.histories import Histories
 from rarec.data.report import Report, tied_events
 from rarec.data.tables import DataError
 
-FORMAT = "rarec-dataset/1"
+FORMAT = "rarec.dataset/1"
 # similar ids are not searched among more ids than this: the error message would come too late
 _MAX_IDS_COMPARED = 20_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -20,7 +21,7 @@ from rarec.pipeline.training_data import training_data
 from rarec.randomness import seeded
 from rarec.run.folder import DATA, SAMPLES, RunFolder, ids_address, model_address
 from rarec.run.freshness import fresh_record, require_inputs
-from rarec.run.records import write_artifact
+from rarec.run.records import Record, write_artifact
 from rarec.settings import AlignSettings, as_dict
 from rarec.training import RichProgress, TrainingReport, train, training_arguments
 
@@ -51,14 +52,18 @@ def align(
     record = finished_record(run, address, settings, restart=restart)
     if record is not None:
         session.say(f"{address} is there already")
-        known = {field.name for field in fields(TrainingReport)}
-        return TrainingReport(**{k: v for k, v in record.measurements.items() if k in known})
+        return _report_of(record)
     checkpoints = run.checkpoints(address)
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
     _claim(checkpoints, {"made_from": made_from, "settings": as_dict(settings)})
     aligned, report = _tune(run, settings, session, checkpoints)
-    measurements = asdict(report)
+    # JSON has no NaN, which is the loss of a training that logged none
+    measurements = {
+        k: v
+        for k, v in asdict(report).items()
+        if v is not None and not (isinstance(v, float) and math.isnan(v))
+    }
     with write_artifact(
         run.folder(address),
         made_from=made_from,
@@ -71,6 +76,13 @@ def align(
         measurements["adapter_bytes"] = (folder / ADAPTER).stat().st_size
     shutil.rmtree(checkpoints)
     return report
+
+
+def _report_of(record: Record) -> TrainingReport:
+    """Return the report of a training that has been done before."""
+    absent = {"loss": math.nan, "peak_rss_mb": None}
+    names = [field.name for field in fields(TrainingReport)]
+    return TrainingReport(**{name: (absent | record.measurements)[name] for name in names})
 
 
 def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:
@@ -118,6 +130,7 @@ def _tune(
             callbacks=[RichProgress(f"align {settings.member}")] if session.progress else [],
             resume=True,
         )
+    model.eval()
     return aligned, report
 
 

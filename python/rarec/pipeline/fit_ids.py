@@ -218,7 +218,7 @@ def _train(
                 settings,
                 {part: mask},
                 text_vectors=texts,
-                checkpoints=checkpoints,
+                folder=checkpoints,
                 on_epoch=lambda _part, _epoch, loss, ndcg, bar=bar: bar(
                     note=f"loss {loss:.3f}  validation NDCG@10 {ndcg:.4f}"
                 ),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rarec.backbone import LanguageModel
 from rarec.data import Dataset
 from rarec.encoding import encode_texts
-from rarec.ids import standardised
+from rarec.ids import standardise
 from rarec.pipeline.session import Session
 from rarec.progress import progress_bar
 from rarec.prompts import Prompts
@@ -20,7 +20,8 @@ from rarec.prompts import Prompts
 def title_vectors(dataset: Dataset, llm: str, session: Session) -> NDArray[np.float32]:
     """Return `[N, F]` float32 vectors of the titles; a row is zero without a title.
 
-    They are the pooled states of the language model, of length one, standardised over the catalogue.
+    They are the pooled states of the language model, scaled to length one, then standardised over
+    the catalogue.
 
     Args:
         dataset: The dataset with the titles.
@@ -39,4 +40,4 @@ def title_vectors(dataset: Dataset, llm: str, session: Session) -> NDArray[np.fl
         vectors = encode_texts(backbone, tokens, on_rows=advance)
     table = np.zeros((dataset.n_items, vectors.shape[1]), dtype=np.float32)
     table[numbers] = vectors
-    return standardised(table, titled)
+    return standardise(table, titled)

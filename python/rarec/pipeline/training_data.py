@@ -21,7 +21,7 @@ from rarec.model import RARec
 from rarec.progress import progress_bar
 from rarec.selection import NegativeSampler, Samples
 from rarec.settings import AlignSettings
-from rarec.training import HardNegatives, IDScores, TrainingData, text_states
+from rarec.training import ExtraNegatives, HardNegatives, IDScores, TrainingData, text_states
 
 # newest events of a history that a sample keeps
 _LONGEST_HISTORY = 1000
@@ -59,14 +59,17 @@ def training_data(
     items = aligned.item_entities()
     parts: dict[str, Any] = {}
     if loss.alignment:
-        for name, entities in (("user_text", users), ("item_text", items)):
-            title = "text-only states"
+        title, backbone = "text-only states", aligned.model.backbone
+        states = []
+        for entities in (users, items):
             with progress_bar(title, len(entities.tokens), shown=progress) as advance:
-                parts[name] = text_states(aligned.model.backbone, entities.tokens, on_rows=advance)
+                states.append(text_states(backbone, entities.tokens, on_rows=advance))
+        parts["text"] = tuple(states)
     if loss.extra_negatives:
-        parts["sampler"] = NegativeSampler(
+        sampler = NegativeSampler(
             samples.histories, len(items), alpha=loss.alpha, seed=settings.seed
         )
+        parts["extra"] = ExtraNegatives(sampler, loss.extra_negatives)
     learns_beside_ids = settings.model.id_score != "none"
     if loss.hard_negatives or learns_beside_ids:
         if ids is None:
@@ -80,7 +83,7 @@ def training_data(
                 pools, len(items), loss.hard_negatives, seed=settings.seed
             )
     _set_id_scales(aligned.model, users, items)
-    return TrainingData(samples, users, items, n_extra=loss.extra_negatives, **parts)
+    return TrainingData(samples, users, items, **parts)
 
 
 def sample_scores(ids: IDEmbeddings, samples: Samples, histories: Histories) -> IDScores:

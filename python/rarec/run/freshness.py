@@ -47,7 +47,7 @@ def why_not_fresh(run: RunFolder, address: str) -> str | None:
         return f"{address} is not there"
     for made_from, stored in record.made_from.items():
         if fresh_hash(run, made_from) != stored:
-            return f"{address} is out of date: it was made from another {made_from}"
+            return f"{address} is out of date: {made_from} has changed since it was made"
     return None
 
 
