@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from rarec.artifacts import read_config, write_config, write_folder, write_text
+from rarec.artifacts import (
+    read_config,
+    write_config,
+    write_file,
+    write_folder,
+    write_json,
+    write_text,
+)
 
 FORMAT = "rarec.test/1"
 
@@ -91,7 +102,7 @@ def test_reading_names_what_was_expected_and_found(tmp_path: Path) -> None:
 
 
 def test_a_config_is_strict_json_of_our_format(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="starts with 'rarec'"):
+    with pytest.raises(ValueError, match="starts with 'rarec."):
         write_config(tmp_path, "other", {})
     with pytest.raises(ValueError, match="without the key 'format'"):
         write_config(tmp_path, FORMAT, {"format": "x"})
@@ -108,3 +119,46 @@ def test_a_text_file_is_replaced_whole_and_leaves_no_rest(tmp_path: Path) -> Non
         write_text(tmp_path / "sub" / "a.json", "\ud800")
     assert names(tmp_path / "sub") == ["a.json"]
     assert json.loads((tmp_path / "sub" / "a.json").read_text(encoding="utf-8")) == "second"
+
+
+def test_a_file_appears_when_its_block_succeeds(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "table.bin"
+
+    def fail() -> None:
+        with write_file(target) as path:
+            path.write_bytes(b"half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert names(tmp_path / "sub") == []
+    with write_file(target) as path:
+        path.write_bytes(b"whole")
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert names(tmp_path / "sub") == ["table.bin"]
+
+
+def test_values_that_json_does_not_have_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.json: expected values that JSON has"):
+        write_json(tmp_path / "a.json", {"path": tmp_path})
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    code = f"""
+import os
+from rarec.artifacts import write_folder
+with write_folder({str(tmp_path / "thing")!r}) as folder:
+    (folder / "half").write_text("x")
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert len(names(tmp_path)) == 1
+    mine = tmp_path / f".rarec-tmp.{socket.gethostname()}.{os.getpid()}.0.other"
+    mine.mkdir()
+    elsewhere = tmp_path / ".rarec-tmp.another-host.1.0.other"
+    elsewhere.mkdir()
+    write(tmp_path / "thing", 1)
+    # those of a running process and of another machine stay
+    assert names(tmp_path) == sorted([mine.name, elsewhere.name, "thing"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,10 @@ class Recommender:
         progress: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._remove_temporary: Callable[[], Any] | None = None
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rarec-")
-            folder = self._temporary.name
+            folder = tempfile.mkdtemp(prefix="rarec-")
+            self._remove_temporary = weakref.finalize(self, shutil.rmtree, folder, True)
         self._use(RunFolder.create(folder, dataset, split), Session(progress=progress, say=say))
 
     @classmethod
@@ -89,7 +90,7 @@ class Recommender:
             ValueError: If the folder is no run.
         """
         recommender = cls.__new__(cls)
-        recommender._temporary = None
+        recommender._remove_temporary = None
         recommender._use(RunFolder(folder), Session(progress=progress, say=say))
         return recommender
 
@@ -317,6 +318,6 @@ class Recommender:
             if entry.is_dir() and entry.name != "dataset":
                 shutil.copytree(entry, target / entry.name, dirs_exist_ok=True)
         self._use(saved, self.session)
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        if self._remove_temporary is not None:
+            self._remove_temporary()
+            self._remove_temporary = None
