@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,10 +57,16 @@ def available() -> list[str]:
     names = []
     for name in ("portable", "neon", "avx2", "avx512"):
         with contextlib.suppress(ValueError):
-            names.append(
-                _rust.Catalogue(np.ones((1, 1), np.float32), instructions=name).instructions
-            )
+            names.append(with_instructions(name, np.ones((1, 1), np.float32)).instructions)
     return names
+
+
+def with_instructions(
+    name: str, items: NDArray[Any], screen: Literal["bytes", "shorts"] | None = None
+) -> _rust.Catalogue:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAREC_SIMD", name)
+        return _rust.Catalogue(items, screen=screen)
 
 
 Make = Callable[[NDArray[Any]], _rust.Catalogue]
@@ -68,7 +74,7 @@ Make = Callable[[NDArray[Any]], _rust.Catalogue]
 
 def way(instructions: str, screen: Any, dtype: type) -> Make:
     def make(items: NDArray[Any]) -> _rust.Catalogue:
-        return _rust.Catalogue(items.astype(dtype), screen=screen, instructions=instructions)
+        return with_instructions(instructions, items.astype(dtype), screen)
 
     return make
 
@@ -231,14 +237,12 @@ def test_scoring_says_what_does_not_fit() -> None:
 
 def test_the_instructions_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     items = np.ones((5, 4), np.float32)
-    monkeypatch.setenv("RAREC_SIMD", "portable")
-    assert _rust.Catalogue(items).instructions == "portable"
     for name in available():
-        assert _rust.Catalogue(items, instructions=name).instructions == name
-    monkeypatch.delenv("RAREC_SIMD")
+        assert with_instructions(name, items).instructions == name
+    monkeypatch.delenv("RAREC_SIMD", raising=False)
     assert _rust.Catalogue(items).instructions == available()[-1]
     with pytest.raises(ValueError, match=r"\"portable\".*, got \"mmx\""):
-        _rust.Catalogue(items, instructions="mmx")
+        with_instructions("mmx", items)
 
 
 def test_items_left_out_do_not_come_back_where_places_are_left_over() -> None:
@@ -248,13 +252,3 @@ def test_items_left_out_do_not_come_back_where_places_are_left_over() -> None:
         numbers, scores = make(items).top_k(np.ones((1, 1, 1), np.float32), seen, 8)
         assert numbers.tolist() == [[4, 3, 2, 1, 0, -1, -1, -1]]
         assert scores[0, 5:].tolist() == [-np.inf] * 3
-
-
-def test_codes_take_about_a_byte_or_two_a_value() -> None:
-    items = np.random.default_rng(0).standard_normal((3200, 64), dtype=np.float32)
-    assert _rust.Catalogue(items).screen_bytes == 0
-    for catalogue, size in [
-        (_rust.Catalogue(items, screen="bytes", instructions="portable"), 64),
-        (_rust.Catalogue(items, screen="shorts", instructions="portable"), 128),
-    ]:
-        assert size < catalogue.screen_bytes / len(items) < size + 20

@@ -46,7 +46,6 @@ class AliasTable:
         columns: NDArray[np.uint64],  # [N]
     ) -> AliasTable:
         """Return the table with these columns: what pickle keeps of one."""
-    def __len__(self) -> int: ...
     def __reduce__(self) -> tuple[object, tuple[NDArray[np.uint64]]]: ...
 
 def sample_negatives(
@@ -117,10 +116,7 @@ class Catalogue:
         items: float32 or float16, C-contiguous.
         screen: "bytes" or "shorts": also keep integer codes, which bound every score, so that few
             items are scored in float32. They take about D or 2 D bytes an item. Bytes serve
-            `top_k` alone. Where codes would be slower none are made, unless `instructions` is
-            given.
-        instructions: "portable", "neon", "avx2" or "avx512"; None reads `RAREC_SIMD`, else takes
-            the best.
+            `top_k` alone. Where codes would be slower none are made.
         threads: Number of threads that make the codes.
     """
 
@@ -129,16 +125,11 @@ class Catalogue:
         items: NDArray[np.float32] | NDArray[np.float16],
         *,
         screen: Literal["bytes", "shorts"] | None = None,
-        instructions: str | None = None,
         threads: int | None = None,
     ) -> Self: ...
     @property
     def instructions(self) -> str:
-        """Name of the instructions used."""
-
-    @property
-    def screen_bytes(self) -> int:
-        """Memory of the codes in bytes; 0 without."""
+        """Name of the instructions used: those that `RAREC_SIMD` names, or the fastest."""
 
     def top_k(
         self,

@@ -26,11 +26,6 @@ impl Words {
         }
     }
 
-    /// Return the words held, in UTF-8.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.rests().map(|(rest, length)| &rest[..length])
-    }
-
     /// Return for each word held its length, and its bytes with those that happen to follow.
     pub fn rests(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let mut start = 0;
@@ -177,18 +172,22 @@ mod tests {
     use crate::denoising::characters::{BLOCK, BLOCKS};
     use crate::random::Random;
 
+    fn held(words: &Words) -> impl Iterator<Item = &[u8]> {
+        words.rests().map(|(rest, length)| &rest[..length])
+    }
+
     fn words(text: &str) -> Vec<String> {
         let mut words = Words::default();
         words.split(text);
         let text = |word: &[u8]| String::from_utf8(word.to_vec()).unwrap();
-        words.iter().map(text).collect()
+        held(&words).map(text).collect()
     }
 
     /// Compare the two ways on texts put together by chance, and return how many were looked up.
     fn compare(characters: &[char], longest: u64) -> usize {
         let mut random = Random::new(1, 0, 0);
         let (mut first, mut second) = (Words::default(), Words::default());
-        let same = |first: &Words, second: &Words| first.iter().eq(second.iter());
+        let same = |first: &Words, second: &Words| held(first).eq(held(second));
         let mut looked_up = 0;
         for _ in 0..20_000 {
             let draw =
@@ -235,7 +234,7 @@ mod tests {
     fn compare_few(characters: &[char]) {
         let mut random = Random::new(2, 0, 0);
         let (mut first, mut second) = (Words::default(), Words::default());
-        let same = |first: &Words, second: &Words| first.iter().eq(second.iter());
+        let same = |first: &Words, second: &Words| held(first).eq(held(second));
         for round in 0..200 {
             let few = if round % 2 == 0 {
                 18

@@ -10,7 +10,7 @@ use super::arrays::{Doubles, Ints, Longs, Table, Vector, slice};
 use super::jobs::run;
 use crate::error::Error;
 use crate::histories::Histories;
-use crate::sampling::alias::{self, Distribution};
+use crate::sampling::alias;
 use crate::sampling::exclusion::Rows;
 use crate::sampling::negatives;
 use crate::sampling::probability;
@@ -35,10 +35,6 @@ impl AliasTable {
         Ok(Self(
             py.detach(|| alias::AliasTable::from_columns(columns))?,
         ))
-    }
-
-    fn __len__(&self) -> usize {
-        self.0.n_items()
     }
 
     /// The other process must draw the same, so the table itself goes there.

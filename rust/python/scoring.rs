@@ -71,12 +71,11 @@ fn rows<'a>(name: &str, (offsets, items): &'a Csr<'_>, n_items: usize) -> PyResu
 #[pymethods]
 impl Catalogue {
     #[new]
-    #[pyo3(signature = (items, *, screen=None, instructions=None, threads=None))]
+    #[pyo3(signature = (items, *, screen=None, threads=None))]
     fn new(
         py: Python<'_>,
         items: &Bound<'_, PyAny>,
         screen: Option<&str>,
-        instructions: Option<&str>,
         threads: Option<i64>,
     ) -> PyResult<Self> {
         let (vectors, dim) = if let Ok(array) = items.cast::<PyArray2<f32>>() {
@@ -95,9 +94,9 @@ impl Catalogue {
                 return Err(Error::value("screen of bytes or shorts", &other).into());
             }
         };
-        let level = Level::choose(instructions)?;
-        // where codes would be slower they are made only for instructions asked for by name
-        let codes = codes.filter(|_| level.screens() || instructions.is_some());
+        let level = Level::choose()?;
+        // where codes would be slower none are made
+        let codes = codes.filter(|_| level.screens());
         let borrowed = vectors.borrow(py)?;
         let values = borrowed.values()?;
         let (measurements, screen) = run(py, threads, |workers| {
@@ -116,11 +115,6 @@ impl Catalogue {
     #[getter]
     fn instructions(&self) -> &'static str {
         self.level.name()
-    }
-
-    #[getter]
-    fn screen_bytes(&self) -> usize {
-        self.screen.as_ref().map_or(0, Screen::n_bytes)
     }
 
     #[pyo3(signature = (queries, seen, k, *, among=None, threads=None))]

@@ -64,7 +64,7 @@ impl Uniform {
     /// # Errors
     /// If `RAREC_SIMD` names instructions this processor has not.
     pub fn new(n_items: usize) -> Result<Self, Error> {
-        let level = Level::choose(None)?;
+        let level = Level::choose()?;
         Ok(Self { n_items, level })
     }
 }

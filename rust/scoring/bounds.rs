@@ -213,7 +213,7 @@ mod tests {
         let n_rows = queries.len() / dim;
         let rows_of = QueryCodes::new(&screen, queries);
         let all = rows_of.n_rows();
-        for panel in 0..screen.n_panels() {
+        for panel in 0..screen.panels.len() {
             let (widths, start) = rows_of.start(&screen, panel);
             let twice = widths.map(|width| 2 * width);
             for (lane, &item) in screen.items(panel).iter().enumerate() {

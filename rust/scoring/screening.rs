@@ -130,17 +130,6 @@ impl Screen {
         self.codes
     }
 
-    /// Return the bytes the codes and what goes with them take.
-    #[must_use]
-    pub fn n_bytes(&self) -> usize {
-        size_of_val(&*self.order) + size_of_val(&*self.words) + size_of_val(&*self.panels)
-    }
-
-    #[must_use]
-    pub fn n_panels(&self) -> usize {
-        self.panels.len()
-    }
-
     /// Return the items of a panel.
     #[must_use]
     pub fn items(&self, panel: usize) -> &[i32] {

@@ -21,7 +21,7 @@ pub use panels::{CHAINS, Column, LANES, Plain, Sure, tiles};
 
 use crate::error::Error;
 
-/// Names the instructions to use where no argument does.
+/// Names the instructions to use.
 const VARIABLE: &str = "RAREC_SIMD";
 /// A set of instructions; a value is the proof that this processor has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,16 +113,19 @@ impl Level {
         levels
     }
 
-    /// Return the level of this name, else the one `RAREC_SIMD` names, else the fastest.
+    /// Return the level that `RAREC_SIMD` names, or the fastest if it is not set.
     ///
     /// # Errors
     /// If this processor has no level of the name.
-    pub fn choose(name: Option<&str>) -> Result<Self, Error> {
-        let variable = std::env::var(VARIABLE).ok();
+    pub fn choose() -> Result<Self, Error> {
+        match std::env::var(VARIABLE) {
+            Ok(name) => Self::named(&name),
+            Err(_) => Ok(Self::available().pop().unwrap_or(Self(Kind::Portable))),
+        }
+    }
+
+    fn named(name: &str) -> Result<Self, Error> {
         let available = Self::available();
-        let Some(name) = name.or(variable.as_deref()) else {
-            return Ok(available[available.len() - 1]);
-        };
         let found = available.iter().find(|level| level.name() == name);
         found.copied().ok_or_else(|| {
             let names: Vec<_> = available.iter().map(|level| level.name()).collect();

@@ -5,9 +5,9 @@ use super::*;
 #[test]
 fn a_level_is_chosen_by_name() {
     for level in Level::available() {
-        assert_eq!(Level::choose(Some(level.name())), Ok(level));
+        assert_eq!(Level::named(level.name()), Ok(level));
     }
-    assert!(Level::choose(Some("mmx")).is_err());
+    assert!(Level::named("mmx").is_err());
 }
 
 #[test]
