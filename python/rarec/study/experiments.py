@@ -98,10 +98,12 @@ def has_other_model(run: RunFolder, settings: AlignSettings) -> bool:
 
 
 def _run_name(fit: FitSettings, source: DataSource) -> str:
-    """Return the name of the run folder for samples and ID vectors."""
-    values: list[Any] = [as_dict(fit)]
+    """Return the name of the run folder for samples and ID vectors, the same for all seeds."""
+    values = as_dict(fit)
+    for step in ("selection", "ids"):
+        del values[step]["seed"]
     if source.imported_ids is not None:
         record = read_record(source.imported_ids)
-        values = [as_dict(fit.selection), None if record is None else record.hash]
+        values["ids"] = None if record is None else record.hash
     text = json.dumps(values, sort_keys=True)
     return f"run-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
