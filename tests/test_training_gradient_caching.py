@@ -46,7 +46,8 @@ def make_data(llm, planted, folder=None) -> TrainingData:
     text = None
     if folder is not None:
         cache = StateCache(folder)
-        text = tuple(text_states(backbone, e.tokens, cache=cache) for e in (users, items))
+        user_text = text_states(backbone, users.tokens, cache=cache)
+        text = user_text, text_states(backbone, items.tokens, cache=cache)
     return TrainingData(samples, users, items, text=text)
 
 

@@ -1,4 +1,4 @@
-"""Negatives of a batch beside its own items: random ones, and hard-negative mining.
+"""Negatives of a batch beside the targets in it: random ones, and hard-negative mining.
 
 Axes: S samples, B batch, C candidate items, N items, M places of a pool, h hard negatives of a row.
 """
