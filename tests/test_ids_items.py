@@ -67,7 +67,7 @@ def weight_of(items: IDTextSum) -> torch.Tensor:
     return layer.weight
 
 
-def test_standardised_vectors_have_mean_zero_and_size_one():
+def test_standardise_gives_mean_zero_and_size_one():
     has_text = np.arange(N) % 7 > 0
     raw = np.random.default_rng(0).normal(3.0, 5.0, size=(N, F)).astype(np.float32)
     found = standardise(raw, has_text)
