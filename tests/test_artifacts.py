@@ -102,7 +102,7 @@ def test_reading_names_what_was_expected_and_found(tmp_path: Path) -> None:
 
 
 def test_a_config_is_strict_json_of_our_format(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="starts with 'rarec."):
+    with pytest.raises(ValueError, match=r"starts with 'rarec\."):
         write_config(tmp_path, "other", {})
     with pytest.raises(ValueError, match="without the key 'format'"):
         write_config(tmp_path, FORMAT, {"format": "x"})

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rarec import study as studies
 from rarec.cli import application, machine
 from rarec.ids import load_ids
 from rarec.model import RARec
@@ -391,23 +392,57 @@ def test_a_study_of_a_file(rarec, files, tiny_llm, tmp_path):
         selection.fraction = 0.5
         align.training.max_steps = 2
         align.training.per_device_train_batch_size = 16
-        [levers.layers]
+        [grid.layers]
         align.model.layers = [1, 2]
         """
         + f"[data.planted.set]\nalign.llm = {str(tiny_llm)!r}\n"
     )
     out = tmp_path / "out"
-    options = ("-o", out, "--source", f"planted={files}", "--only", "layers=1")
+    options = ("-o", out, "--source", f"planted={files}", "--only", "layers-1")
     options = (*options, "--json", tmp_path / "all.json")
     code, stdout, err = rarec("study", file, *options)
     assert code == 0, err
-    assert "3 runs, 2 of them to do now" in err
-    assert "| `layers=1` | align.model.layers = 1 |" in stdout
-    assert "layers=2" not in stdout
+    assert "3 trainings, 2 of them to do now" in err
+    assert "layers-1" in stdout
+    assert "layers-2" not in stdout
     rows = json.loads((out / "planted" / "results.json").read_text())["rows"]
-    assert [row["model"] for row in rows][-2:] == ["layers=1", "layers=1+id"]
+    assert [row["model"] for row in rows][-2:] == ["layers-1", "layers-1+id"]
     together = json.loads((tmp_path / "all.json").read_text())["rows"]
     assert together == [{"data": "planted", **row} for row in rows]
+
+
+def test_the_flags_of_a_comparison_reach_its_study(rarec, fitted, monkeypatch):
+    told = {}
+
+    def run_study(study, folder, **options):
+        told.update(study=study, folder=folder, **options)
+        return {"run": {"rows": []}}
+
+    monkeypatch.setattr(studies, "run_study", run_study)
+    monkeypatch.setattr(studies, "markdown", str)
+    options = ("--variants", "text, lora", "--seeds", "0,2", "--part", "validation", "--jobs", 2)
+    code, out, err = rarec("compare", fitted, *options, "--json", "-")
+    assert code == 0, err
+    study = told["study"]
+    assert list(study.variants) == ["rarec", "text", "lora"]
+    assert (tuple(study.seeds), study.part) == ((0, 2), "validation")
+    assert (told["folder"], told["jobs"]) == (fitted / "compare", 2)
+    assert json.loads(out[out.index("{\n") :]) == {"rows": []}
+    code, _, err = rarec("compare", fitted, "--seeds", "one")
+    assert code == 1
+    assert "expected seeds as whole numbers with commas, got 'one'" in err
+
+
+@pytest.mark.slow
+def test_a_comparison_of_variants(rarec, fitted, tiny_llm, tmp_path):
+    options = ("--variants", "text", "--seeds", "0", "--steps", 2, "--batch-size", 16)
+    file = tmp_path / "results.json"
+    code, out, err = rarec("compare", fitted, "--llm", tiny_llm, *options, "--json", file)
+    assert code == 0, err
+    models = {row["model"] for row in json.loads(file.read_text())["rows"]}
+    assert {"popularity", "id", "text", "rarec", "rarec+id"} <= models
+    assert "rarec" in out
+    assert (fitted / "compare").is_dir()
 
 
 def test_a_study_that_cannot_be_is_one_line(rarec, tmp_path):

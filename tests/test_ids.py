@@ -1,6 +1,7 @@
 """ID models: causal, padded, and saved; and vectors from elsewhere."""
 
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rarec.settings import ID_MODEL_OPTIONS, IDSettings
 N = 30
 
 
-def settings_of(model: str, **changes) -> IDSettings:
+def settings_of(model: Any, **changes) -> IDSettings:
     return IDSettings(model=model, dim=8, max_history=6, text="", **changes)
 
 

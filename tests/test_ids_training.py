@@ -1,6 +1,7 @@
 """The training of ID models: targets, early stopping, several parts, and resuming."""
 
 import dataclasses
+import random
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from rarec.data import Cases, Histories, leave_one_out
+from rarec.ids import build_encoder, train_encoder, train_encoders
 from rarec.ids import encoder as id_encoder
-from rarec.ids import train_encoder
 from rarec.ids import training as id_training
 from rarec.ids import validation as id_validation
 from rarec.ids.validation import validation_ndcg
@@ -293,7 +294,7 @@ def test_parts_have_the_same_initial_values_and_batches(monkeypatch):
         N,
         settings,
         {"all": None, "held-out": mask},
-        on_epoch=lambda part, epoch, loss, ndcg: epochs.append((part, epoch)),
+        on_epoch=lambda *done: epochs.append(done[:2]),
     )
     assert epochs == [("all", 1), ("all", 2), ("held-out", 1), ("held-out", 2)]
     for name, tensor in initial[0].items():
@@ -335,7 +336,7 @@ def test_a_finished_part_is_read_and_not_trained_again(tmp_path):
         settings,
         masks,
         folder=tmp_path,
-        on_epoch=lambda part, epoch, loss, ndcg: seen.append((part, epoch)),
+        on_epoch=lambda *done: seen.append(done[:2]),
     )
     assert seen == [("held-out", 2)]
     for name, (encoder, report) in whole.items():

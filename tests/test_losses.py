@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rarec.losses import alignment_loss, bpr_loss, distillation_loss, sampled_softmax_loss
+from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
 
 B, C = 5, 7
 
@@ -81,51 +81,6 @@ def test_a_log_probability_per_row_is_refused(batch):
     scores, positives, negatives = batch
     with pytest.raises(ValueError, match=r"expected log_probability \[7\], got \[5, 1\]"):
         sampled_softmax_loss(scores, positives, negatives, torch.zeros(B, 1))
-
-
-@pytest.mark.parametrize("corrected", [False, True])
-def test_distillation_is_the_divergence_from_the_teacher(batch, corrected):
-    scores, positives, negatives = batch
-    generator = torch.Generator().manual_seed(1)
-    teacher = torch.randn(B, C, generator=generator).requires_grad_()
-    log_q = torch.linspace(-3, -1, C, dtype=torch.float64)
-    expected = []
-    for row in range(B):
-        kept = [column for column in range(C) if negatives[row, column]] + [int(positives[row])]
-        off = log_q[kept] if corrected else 0.0
-        model = torch.softmax(scores[row, kept].detach() - off, dim=0)
-        wanted = torch.softmax(teacher[row, kept].detach().double() / 0.5 - off, dim=0)
-        expected.append((wanted * (wanted / model).log()).sum().item())
-    given = log_q if corrected else None
-    loss = distillation_loss(scores, teacher, positives, negatives, given, temperature=0.5)
-    assert loss.item() == pytest.approx(sum(expected) / B)
-    loss.backward()
-    assert teacher.grad is None
-    assert scores.grad is not None
-    kept = negatives.scatter(1, positives[:, None], True)
-    assert scores.grad[~kept].eq(0).all()
-    same = distillation_loss(scores, scores, positives, negatives, given)
-    assert same.item() == pytest.approx(0, abs=1e-12)
-
-
-def test_a_row_that_the_teacher_does_not_know_does_not_count(batch):
-    scores, positives, negatives = batch
-    teacher = torch.randn(B, C, generator=torch.Generator().manual_seed(1))
-    teacher[2] = torch.nan
-    others = [0, 1, 3, 4]
-    expected = distillation_loss(
-        scores[others], teacher[others], positives[others], negatives[others]
-    )
-    loss = distillation_loss(scores, teacher, positives, negatives)
-    torch.testing.assert_close(loss, expected)
-    (gradient,) = torch.autograd.grad(loss, scores)
-    assert gradient.isfinite().all()
-    assert gradient[2].eq(0).all()
-    nobody = distillation_loss(scores, torch.full((B, C), torch.nan), positives, negatives)
-    assert nobody.item() == 0
-    assert torch.autograd.grad(nobody, scores)[0].eq(0).all()
-    with pytest.raises(ValueError, match=r"expected teacher \[5, 7\], got \[5, 6\]"):
-        distillation_loss(scores, teacher[:, :-1], positives, negatives)
 
 
 def test_alignment_is_info_nce_in_each_layer():

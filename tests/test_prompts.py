@@ -21,20 +21,21 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rarec.data import Histories
-from rarec.prompts import PromptConfig, Prompts, Tokens
+from rarec.prompts import Prompts, Tokens
+from rarec.settings import PromptSettings
 
 TITLES = ["red wolf", "blue lake", "", "storm", "night river stone"]
 LANGUAGES = {
-    "german": PromptConfig(
+    "german": PromptSettings(
         user="Jemand mochte {titles}. Weiter:", separator=" und ", item="Film: {title}"
     ),
-    "japanese": PromptConfig(
+    "japanese": PromptSettings(
         user="視聴履歴は{titles}。次は", separator="、", item="『{title}』", new_user="新しい人"
     ),
-    "arabic": PromptConfig(
+    "arabic": PromptSettings(
         user="أعجبه {titles} ثم", separator="، ", item="فيلم {title}", new_user="مستخدم جديد"
     ),
-    "braces": PromptConfig(user="{{user}: {titles}, {title}}", separator="} {"),
+    "braces": PromptSettings(user="{{user}: {titles}, {title}}", separator="} {"),
 }
 CORPUS = [
     "Jemand mochte Das Boot und Metropolis.",
@@ -130,12 +131,12 @@ def text(prompts: Prompts, tokens: Tokens, row: int) -> str:
 
 
 def test_users_show_their_newest_titles_first(tokenizer):
-    prompts = Prompts(tokenizer, TITLES, PromptConfig(n_titles=2))
+    prompts = Prompts(tokenizer, TITLES, PromptSettings(n_titles=2))
     assert prompts.user_text(["red wolf", "storm"]) == "A user liked: storm; red wolf"
     tokens = prompts.users(Histories.from_lists([[0, 1, 3], [4]]))
     assert text(prompts, tokens, 0) == "[CLS] a user liked [UNK] storm [UNK] blue lake [SEP]"
     assert text(prompts, tokens, 1) == "[CLS] a user liked [UNK] night river stone [SEP]"
-    oldest = Prompts(tokenizer, TITLES, PromptConfig(n_titles=2, newest_first=False))
+    oldest = Prompts(tokenizer, TITLES, PromptSettings(n_titles=2, newest_first=False))
     assert oldest.user_text(["red wolf", "storm"]) == "A user liked: red wolf; storm"
 
 
@@ -150,13 +151,13 @@ def test_missing_titles_and_missing_histories(tokenizer):
 
 
 def test_user_texts_can_be_without_titles(tokenizer):
-    prompts = Prompts(tokenizer, TITLES, PromptConfig(n_titles=0))
+    prompts = Prompts(tokenizer, TITLES, PromptSettings(n_titles=0))
     tokens = prompts.users(Histories.from_lists([[0, 1]]))
     assert text(prompts, tokens, 0) == "[CLS] a [UNK] user [SEP]"
 
 
 def test_whole_titles_are_left_out_the_oldest_first(tokenizer):
-    config = PromptConfig(user="{titles}", separator=" ", max_tokens=8)
+    config = PromptSettings(user="{titles}", separator=" ", max_tokens=8)
     prompts = Prompts(tokenizer, TITLES, config)
     tokens = prompts.users(Histories.from_lists([[0, 1, 3, 4], [4, 4, 4]]))
     # 2 special tokens + 3 + 1 + 2 fit, "red wolf" does not
@@ -175,13 +176,13 @@ def test_a_text_that_is_cut_keeps_its_closing_token(tiny_llm):
     tokenizer = AutoTokenizer.from_pretrained(
         tiny_llm, cls_token=None, sep_token=None, eos_token="[SEP]"
     )
-    prompts = Prompts(tokenizer, ["red " * 20], PromptConfig(max_tokens=8))
+    prompts = Prompts(tokenizer, ["red " * 20], PromptSettings(max_tokens=8))
     assert prompts.tokenizer.sep_token_id is None
     assert text(prompts, prompts.items([0]), 0) == "[CLS] red red red red red red [SEP]"
 
 
 def test_a_long_title_is_cut_even_after_an_empty_title(tokenizer):
-    prompts = Prompts(tokenizer, ["red " * 20, ""], PromptConfig(max_tokens=8))
+    prompts = Prompts(tokenizer, ["red " * 20, ""], PromptSettings(max_tokens=8))
     tokens = prompts.users(Histories.from_lists([[0, 1], [0]]))
     assert text(prompts, tokens, 0) == text(prompts, tokens, 1)
     assert text(prompts, tokens, 0).startswith("[CLS] a user liked")
@@ -193,16 +194,16 @@ def test_templates_are_checked():
         ({"item": "hello"}, "title"),
         ({"n_titles": -1}, "n_titles"),
         ({"max_tokens": 2}, "max_tokens"),
-        ({"max_tokens": 32.0}, "max_tokens to be of type int, got 32.0 of type float"),
-        ({"new_user": None}, "new_user to be of type str, got None"),
-        ({"separator": ""}, "separator, got an empty one"),
+        ({"max_tokens": 32.0}, "max_tokens to be a valid integer, got 32.0"),
+        ({"new_user": None}, "new_user to be a valid string, got None"),
+        ({"separator": ""}, "separator"),
         ({"untitled": ""}, "untitled"),
-        ({"chat": 1}, "chat to be of type bool"),
-        ({"system": "be brief"}, "expected chat for a system message"),
+        ({"chat": 1}, "chat to be a valid boolean, got 1"),
+        ({"system": "be brief"}, "expected chat with a system message"),
     ]
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
-            PromptConfig(**changes)
+            PromptSettings(**changes)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -221,7 +222,7 @@ def test_templates_in_any_language(kinds, language, chat):
 
 
 def test_texts_without_tokens_have_one(kinds):
-    config = PromptConfig(new_user="")
+    config = PromptSettings(new_user="")
     for name, expected in (("bytes", [0]), ("unigram", [0]), ("pieces", [0, 1])):
         tokens = Prompts(kinds[name], [], config).user_titles([[], []])
         assert rows(tokens) == [expected, expected]
@@ -231,7 +232,7 @@ def test_texts_without_tokens_have_one(kinds):
 def test_many_texts_are_the_same_as_one_by_one(kinds):
     titles = [f"{number} Das Boot" for number in range(2500)]
     for chat in (False, True):
-        prompts = Prompts(kinds["bytes"], titles, PromptConfig(chat=chat))
+        prompts = Prompts(kinds["bytes"], titles, PromptSettings(chat=chat))
         tokens = rows(prompts.items(range(2500)))
         assert len(tokens) == 2500
         for number in (0, 1023, 1024, 2499):
@@ -240,7 +241,7 @@ def test_many_texts_are_the_same_as_one_by_one(kinds):
 
 def test_a_chat_has_its_system_message_and_one_start_token(kinds):
     tokenizer = kinds["prefix space"]
-    prompts = Prompts(tokenizer, ["Boot"], PromptConfig(chat=True, system="Ein Katalog"))
+    prompts = Prompts(tokenizer, ["Boot"], PromptSettings(chat=True, system="Ein Katalog"))
     (row,) = rows(prompts.items([0]))
     assert row == encoded(prompts, "Boot")
     shown = prompts.tokenizer.decode(row)
@@ -253,7 +254,7 @@ def test_a_chat_has_its_system_message_and_one_start_token(kinds):
 @pytest.mark.parametrize("template", [CHAT, BRACKETS])
 def test_a_chat_that_is_cut_keeps_its_closing_tokens(kinds, template):
     for kind, tokenizer in kinds.items():
-        config = PromptConfig(user="Gern: {titles}!", max_tokens=48, chat=True)
+        config = PromptSettings(user="Gern: {titles}!", max_tokens=48, chat=True)
         changed = copy.deepcopy(tokenizer)
         changed.chat_template = template
         prompts = Prompts(changed, ["Das Boot " * 40, "Metropolis"], config)
@@ -272,7 +273,7 @@ def test_a_chat_that_is_cut_keeps_its_closing_tokens(kinds, template):
 
 
 def test_a_plain_text_that_is_cut_keeps_the_end_of_its_template(kinds):
-    config = PromptConfig(user="Jemand {titles} und Boot", item="{title} und das.", max_tokens=32)
+    config = PromptSettings(user="Jemand {titles} und Boot", item="{title} und das.", max_tokens=32)
     for kind, tokenizer in kinds.items():
         prompts = Prompts(tokenizer, ["Das Boot " * 40], config)
         for tokens, end in (
@@ -291,7 +292,7 @@ def test_a_plain_text_that_is_cut_keeps_the_end_of_its_template(kinds):
 def test_a_cut_title_leaves_no_broken_character_before_the_template_end(kinds):
     # a separate full stop is encoded with a space, which would replace a part of a character
     for kind in ("bytes", "prefix space"):
-        prompts = Prompts(kinds[kind], [], PromptConfig(user="Gern {titles}.", max_tokens=16))
+        prompts = Prompts(kinds[kind], [], PromptSettings(user="Gern {titles}.", max_tokens=16))
         (row,) = rows(prompts.user_titles([["e" * 30 + "🏽"]]))
         shown = str(prompts.tokenizer.decode(row, skip_special_tokens=True))
         assert re.fullmatch(r" ?Gern e+\.", shown), shown
@@ -303,12 +304,12 @@ def test_a_chat_template_has_a_fixed_date(kinds):
         "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
         "{%- endif %}{{ date_string }}: {{ messages[0]['content'] }}"
     )
-    prompts = Prompts(tokenizer, ["Boot"], PromptConfig(chat=True))
+    prompts = Prompts(tokenizer, ["Boot"], PromptSettings(chat=True))
     assert text(prompts, prompts.items([0]), 0) == "26 Jul 2024: Boot"
 
 
 def test_unsuitable_chat_templates_are_refused(kinds):
-    config = PromptConfig(chat=True, system="be brief")
+    config = PromptSettings(chat=True, system="be brief")
     cases = [
         (None, "chat template, got 'bytes', which has none"),
         (BRACKETS, "'bytes' accepts, got: System role not supported"),
@@ -336,7 +337,7 @@ def test_templates_that_fill_max_tokens_are_refused(kinds):
             Prompts(
                 kinds["bytes"],
                 [],
-                PromptConfig(**{"user": "{titles}", "new_user": "", "max_tokens": 8, **changes}),
+                PromptSettings(**{"user": "{titles}", "new_user": "", "max_tokens": 8, **changes}),
             )
 
 
@@ -347,7 +348,7 @@ words = st.text(st.sampled_from("aeBoot \n.,;?!-、。羅生門باب{}é👍�
 @given(st.data())
 def test_the_longest_history_that_fits_is_shown(kinds, data):
     """Compare with the definition, which removes one title at a time until the text fits."""
-    config = PromptConfig(
+    config = PromptSettings(
         user=data.draw(st.sampled_from(["{titles}", "Gern: {titles}. Nun", "{titles}|{titles}"])),
         new_user="x",
         separator=data.draw(st.sampled_from(["; ", "、", " ", "-", "e"])),
@@ -377,7 +378,7 @@ def test_the_longest_history_that_fits_is_shown(kinds, data):
 
 
 def test_long_histories_are_encoded_a_few_times_only(kinds, monkeypatch):
-    prompts = Prompts(kinds["bytes"], [], PromptConfig(n_titles=200, max_tokens=64))
+    prompts = Prompts(kinds["bytes"], [], PromptSettings(n_titles=200, max_tokens=64))
     counts = []
     encode = Prompts._ids
     monkeypatch.setattr(

@@ -256,7 +256,7 @@ def test_a_stopped_alignment_goes_on_and_ends_the_same(planted, tiny_llm, tmp_pa
         patch.setattr(trainer.RARecTrainer, "compute_loss", interrupted)
         with pytest.raises(StoppedError):
             stopped.align(config)
-    with pytest.raises(ValueError, match=r"training with other training"):
+    with pytest.raises(ValueError, match=r"other training\.max_steps \(6, now 7\)"):
         Recommender.open(tmp_path / "stopped").align(small(tiny_llm, max_steps=7, save_steps=2))
     again = Recommender.open(tmp_path / "stopped")
     report = again.align(config)
@@ -404,7 +404,19 @@ def checkpoints_layers(backbone):
     return any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
 
-def test_weights_in_half_precision_and_less_memory_go_all_the_way(planted, tiny_llm, tmp_path):
+def test_weights_in_half_precision_and_less_memory_go_all_the_way(
+    planted, tiny_llm, tmp_path, monkeypatch
+):
+    trained_with = []
+    ordinary = align_step.train
+    monkeypatch.setattr(
+        align_step,
+        "train",
+        lambda model, *inputs, **options: (
+            trained_with.append(checkpoints_layers(model.backbone))
+            or ordinary(model, *inputs, **options)
+        ),
+    )
     recommender = Recommender(planted, folder=tmp_path / "run")
     recommender.select(SELECTION)
     recommender.fit_ids(replace(IDS, max_epochs=2), all_samples=False)
@@ -413,8 +425,8 @@ def test_weights_in_half_precision_and_less_memory_go_all_the_way(planted, tiny_
     trained = recommender.model("rarec").model
     assert trained.backbone.dtype == torch.bfloat16
     assert trained.user.prefix.dtype == torch.float32
-    assert checkpoints_layers(trained.backbone)
-    # one that is changed is nobody else's
+    assert trained_with == [True]
+    # the copy that was changed is not the one that others are given
     other = recommender.session.language_model(LanguageModel(str(tiny_llm), dtype="bfloat16"))[0]
     assert not checkpoints_layers(other)
     again = Recommender.open(tmp_path / "run")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pickle
+import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +14,24 @@ from transformers import TrainingArguments
 from rarec.backbone import load_backbone
 from rarec.encoding import Entities, encode
 from rarec.losses import alignment_loss, sampled_softmax_loss
-from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.model import EntityBatch, RARec
 from rarec.prompts import Prompts
 from rarec.selection import NegativeSampler, training_samples
+from rarec.settings import LossSettings, ModelSettings, TrainingSettings
 from rarec.training import (
+    ExtraNegatives,
     LengthSampler,
-    LossConfig,
+    RARecTrainer,
+    StateCache,
     TrainingData,
+    newest_checkpoint,
     text_states,
     train,
     training_arguments,
 )
-from rarec.training import text_states as states_module
 from rarec.training.arguments import on_device
-from rarec.training.text_states import texts_hash
-from rarec.training.trainer import RARecTrainer
+from rarec.training.checkpoints import remove_older
+from rarec.training.state_cache import texts_hash
 
 E = 6
 
@@ -56,14 +61,27 @@ def make_data(llm, planted, n_samples=None, **options) -> TrainingData:
 
 
 def make_model(llm, **changes) -> RARec:
-    return RARec(
-        llm[0], user_id_dim=E, item_id_dim=E, config=ModelConfig(prefix_length=2, **changes)
-    )
+    settings = ModelSettings(prefix_length=2, **changes)
+    return RARec(llm[0], user_id_dim=E, item_id_dim=E, settings=settings)
 
 
-def arguments(folder, **changes):
+def arguments(folder, *, accumulated=1, **changes):
     small = {"max_steps": 8, "per_device_train_batch_size": 16, "save_steps": 4}
-    return training_arguments(folder, **{**small, **changes})
+    other = {"gradient_accumulation_steps": accumulated}
+    return training_arguments(folder, TrainingSettings(**{**small, **changes}, other=other))
+
+
+def text_of(llm, data, folder):
+    """Return the text-only states of users and items."""
+    cache = StateCache(folder)
+    users, items = (text_states(llm[0], e.tokens, cache=cache) for e in (data.users, data.items))
+    return users, items
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep the states of texts out of the cache of whoever runs the tests."""
+    monkeypatch.setenv("RAREC_CACHE", str(tmp_path / "cache"))
 
 
 def hit_rate(model, data) -> float:
@@ -78,7 +96,7 @@ def hit_rate(model, data) -> float:
 def test_a_batch_knows_its_positives_and_negatives(llm, planted, n_extra):
     samples = training_samples(planted.histories)
     sampler = NegativeSampler(planted.histories, 40, alpha=0.5, seed=1)
-    data = make_data(llm, planted, sampler=sampler if n_extra else None, n_extra=n_extra)
+    data = make_data(llm, planted, extra=ExtraNegatives(sampler, n_extra) if n_extra else None)
     rows = np.array([0, 500, 7, 8, 1000, 500])
     batch = data.batch(rows, step=3)
     items = np.unique(
@@ -106,12 +124,12 @@ def test_a_batch_knows_its_positives_and_negatives(llm, planted, n_extra):
 
 def test_data_that_does_not_fit_is_refused(llm, planted):
     data = make_data(llm, planted)
-    with pytest.raises(ValueError, match="expected 3 users"):
+    with pytest.raises(ValueError, match="expected users of 3 samples, got 1080"):
         TrainingData(data.samples.take([0, 1, 2]), data.users, data.items)
     with pytest.raises(ValueError, match="got none"):
         TrainingData(data.samples.take(np.array([], int)), data.users, data.items)
-    with pytest.raises(ValueError, match="sampler"):
-        TrainingData(data.samples, data.users, data.items, n_extra=1)
+    with pytest.raises(ValueError, match="expected n >= 1, got 0"):
+        ExtraNegatives(NegativeSampler(planted.histories, 40), 0)
 
 
 def test_batches_are_of_like_length_and_random():
@@ -167,7 +185,7 @@ def test_a_training_is_where_the_language_model_is(llm, planted, tmp_path):
         on_device(args, torch.device("cuda", 1))
 
 
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(prediction="bpr")])
+@pytest.mark.parametrize("loss", [LossSettings(), LossSettings(prediction="bpr")])
 def test_tastes_are_learnt(llm, planted, tmp_path, loss):
     data = make_data(llm, planted)
     model = make_model(llm)
@@ -180,9 +198,9 @@ def test_tastes_are_learnt(llm, planted, tmp_path, loss):
 
 @pytest.mark.parametrize("log_q", [True, False])
 def test_the_softmax_is_corrected_unless_told_otherwise(llm, planted, tmp_path, log_q):
-    data = make_data(llm, planted, sampler=NegativeSampler(planted.histories, 40), n_extra=3)
+    data = make_data(llm, planted, extra=ExtraNegatives(NegativeSampler(planted.histories, 40), 3))
     model = make_model(llm)
-    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(log_q=log_q))
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossSettings(log_q=log_q))
     rows = np.arange(20, 36)
     loss, outputs = trainer.compute_loss(model, {"rows": torch.from_numpy(rows)}, True)
     batch = data.batch(rows, step=0)
@@ -213,15 +231,15 @@ def test_prefixes_have_their_own_learning_rate(llm, planted, tmp_path):
 # 53 samples: an epoch has three batches, so the training is stopped in a later one
 @pytest.mark.parametrize(
     ("n_samples", "options"),
-    [(1080, {}), (53, {}), (53, {"layers": 1}), (53, {"id_dropout": 0.4, "id_noise": 0.1})],
+    [(1080, {}), (53, {}), (53, {"layers": 1}), (53, {"id_dropout": 0.4})],
 )
 def test_resumed_is_the_same_as_uninterrupted(
     llm, planted, tmp_path, n_samples, options, accumulated
 ):
     sampler = NegativeSampler(planted.histories, 40, seed=1)
-    data = make_data(llm, planted, n_samples=n_samples, sampler=sampler, n_extra=2)
+    data = make_data(llm, planted, n_samples=n_samples, extra=ExtraNegatives(sampler, 2))
     assert len(data) == n_samples
-    changes = {"gradient_accumulation_steps": accumulated}
+    changes = {"accumulated": accumulated}
     whole = make_model(llm, **options)
     train(whole, data, arguments(tmp_path / "whole", **changes))
 
@@ -289,7 +307,7 @@ def test_batches_are_numbered_over_the_whole_training(llm, planted, tmp_path):
         return ordinary(rows, step=step)
 
     data.batch = batch  # type: ignore[method-assign]
-    train(make_model(llm), data, arguments(tmp_path, max_steps=3, gradient_accumulation_steps=2))
+    train(make_model(llm), data, arguments(tmp_path, max_steps=3, accumulated=2))
     assert numbers == list(range(6))
 
 
@@ -304,7 +322,7 @@ def test_every_epoch_has_its_own_batches_and_numbers(llm, planted, tmp_path):
         return ordinary(rows, step=step)
 
     data.batch = batch  # type: ignore[method-assign]
-    train(make_model(llm), data, arguments(tmp_path, max_steps=6, gradient_accumulation_steps=2))
+    train(make_model(llm), data, arguments(tmp_path, max_steps=6, accumulated=2))
     # three batches an epoch: the second step of each has one batch alone
     assert numbers == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     epochs = [[row for rows in seen[at : at + 3] for row in rows] for at in (0, 3, 6)]
@@ -331,7 +349,8 @@ def test_a_resumed_training_unpickles_no_code(llm, planted, tmp_path, monkeypatc
 def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypatch):
     backbone, tokenizer = llm
     tokens = Prompts(tokenizer, planted.titles).items(range(40))
-    first = text_states(backbone, tokens, tmp_path)
+    cache = StateCache(tmp_path / "states")
+    first = text_states(backbone, tokens, cache=cache)
     ids, mask = tokens.batch([3, 8])
     # the loss reads directions, so they are all that is kept
     expected = torch.nn.functional.normalize(backbone.text_states(ids, mask), dim=-1)
@@ -342,12 +361,12 @@ def test_text_states_are_computed_once_and_kept(llm, planted, tmp_path, monkeypa
         raise AssertionError("computed again")
 
     monkeypatch.setattr(type(backbone), "text_states", fail)
-    again = text_states(backbone, tokens, tmp_path)
+    again = text_states(backbone, tokens, cache=cache)
     np.testing.assert_array_equal(again.table, first.table)
     other = Prompts(tokenizer, planted.titles).items(range(39))
     with pytest.raises(AssertionError, match="computed again"):
-        text_states(backbone, other, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1  # and nothing half written
+        text_states(backbone, other, cache=cache)
+    assert len(list(cache.folder.iterdir())) == 1  # and nothing half written
 
 
 def test_states_are_named_alike_by_any_number_of_threads_and_not_by_other_weights(llm, planted):
@@ -379,24 +398,19 @@ def test_states_are_named_alike_by_any_number_of_threads_and_not_by_other_weight
 def test_states_past_the_range_of_float16_are_kept(llm, planted, tmp_path, monkeypatch):
     backbone, tokenizer = llm
     tokens = Prompts(tokenizer, planted.titles).items(range(4))
-    plain = text_states(backbone, tokens, tmp_path / "plain").rows(range(4))
+    plain = text_states(backbone, tokens, cache=StateCache(tmp_path / "plain")).rows(range(4))
     ordinary = type(backbone).text_states
     monkeypatch.setattr(type(backbone), "text_states", lambda *inputs: 1e6 * ordinary(*inputs))
-    large = text_states(backbone, tokens, tmp_path / "large").rows(range(4))
+    large = text_states(backbone, tokens, cache=StateCache(tmp_path / "large")).rows(range(4))
     torch.testing.assert_close(large, plain, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("layers", ["all", 1])
 def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path, layers):
-    backbone, _ = llm
     plain = make_data(llm, planted)
-    states = {
-        "user_text": states_module(backbone, plain.users.tokens, tmp_path / "states"),
-        "item_text": states_module(backbone, plain.items.tokens, tmp_path / "states"),
-    }
-    data = make_data(llm, planted, **states)
+    data = make_data(llm, planted, text=text_of(llm, plain, tmp_path / "states"))
     model = make_model(llm, layers=layers)
-    loss = LossConfig(alignment=1.0)
+    loss = LossSettings(alignment=1.0)
     trainer = RARecTrainer(model, arguments(tmp_path), data, loss)
     batch = data.batch(np.arange(0, 640, 10), step=0)
     before = trainer._alignment(batch).item()
@@ -407,19 +421,14 @@ def test_alignment_brings_soft_prompts_to_their_texts(llm, planted, tmp_path, la
 
 
 def test_cold_items_are_no_part_of_the_alignment(llm, planted, tmp_path):
-    backbone, _ = llm
     plain = make_data(llm, planted)
-    states = {
-        "user_text": states_module(backbone, plain.users.tokens, tmp_path / "states"),
-        "item_text": states_module(backbone, plain.items.tokens, tmp_path / "states"),
-    }
     known = np.arange(40) % 5 > 0
-    data = make_data(llm, planted, **states)
+    data = make_data(llm, planted, text=text_of(llm, plain, tmp_path / "states"))
     assert data.items.id_vectors is not None
     data.items.id_vectors[~known] = np.nan
     data.items = dataclasses.replace(data.items, has_id=known)
     model = make_model(llm)
-    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(alignment=1.0))
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossSettings(alignment=1.0))
     rows = torch.arange(0, 640, 10)
     assert trainer.compute_loss(model, {"rows": rows}).isfinite()
     data.users = dataclasses.replace(data.users, has_id=np.zeros(len(data), bool))
@@ -451,25 +460,156 @@ def test_cold_users_and_warm_ones_train_together(llm, planted, tmp_path):
     assert np.isfinite(report.loss)
 
 
+def test_the_arguments_of_transformers_come_from_the_settings(tmp_path):
+    settings = TrainingSettings(
+        max_steps=7, learning_rate=0.5, other={"max_grad_norm": 0.25, "save_total_limit": 3}
+    )
+    args = training_arguments(tmp_path, settings, seed=9)
+    assert (args.max_steps, args.learning_rate, args.seed) == (7, 0.5, 9)
+    assert (args.max_grad_norm, args.save_total_limit) == (0.25, 3)
+    assert args.dataloader_drop_last
+    for name in ("steps", "output_dir"):
+        message = f"expected training.other of transformers.TrainingArguments, got '{name}'"
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            training_arguments(tmp_path, TrainingSettings(other={name: 1}))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_generators_of_the_caller_stay_as_they_were(llm, planted, tmp_path, stopped):
+    data = make_data(llm, planted)
+
+    def drawn():
+        return random.random(), np.random.random(), torch.rand(1).item()
+
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(5)
+    expected = drawn()
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(5)
+    args = arguments(tmp_path, max_steps=2)
+    if stopped:
+        data.batch = None  # type: ignore[assignment]
+        with pytest.raises(TypeError):
+            train(make_model(llm, id_dropout=0.5), data, args)
+    else:
+        train(make_model(llm, id_dropout=0.5), data, args)
+    assert drawn() == expected
+
+
+def test_the_result_does_not_depend_on_the_generators_of_the_caller(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = make_model(llm, id_dropout=0.5)
+        train(model, data, arguments(tmp_path / str(seed), max_steps=2))
+        weights.append(model.user.projector)
+    assert torch.equal(*weights)
+
+
+def test_a_training_runs_without_the_module_that_windows_lacks(llm, planted, tmp_path, monkeypatch):
+    args = arguments(tmp_path, max_steps=1)
+    report = train(make_model(llm), make_data(llm, planted), args)
+    assert report.peak_rss_mb is not None
+    assert report.peak_rss_mb > 0
+    monkeypatch.setitem(sys.modules, "resource", None)
+    report = train(make_model(llm), make_data(llm, planted), args)
+    assert report.peak_rss_mb is None
+
+
+def test_a_training_stopped_after_its_last_step_takes_no_more(llm, planted, tmp_path):
+    data, args = make_data(llm, planted), arguments(tmp_path)
+    whole = make_model(llm)
+    first = train(whole, data, args)
+    # its checkpoints are still there: the process ended before it kept the model
+    again = make_model(llm)
+    report = train(again, data, args, resume=True)
+    assert report.steps == first.steps == args.max_steps
+    assert report.samples_per_second == 0
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+class StoppedError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("where", ["save_to_json", "mark_whole"])
+def test_a_half_written_checkpoint_is_not_taken(llm, planted, tmp_path, monkeypatch, where):
+    data = make_data(llm, planted)
+    whole = make_model(llm)
+    train(whole, data, arguments(tmp_path / "whole", max_steps=9))
+    folder = tmp_path / "part"
+
+    with monkeypatch.context() as patch:
+        # the second checkpoint is not finished
+        if where == "mark_whole":
+            from rarec.training import trainer
+
+            ordinary = trainer.mark_whole
+
+            def stop(path):
+                if path.name == "checkpoint-8":
+                    raise StoppedError
+                ordinary(path)
+
+            patch.setattr(trainer, "mark_whole", stop)
+        else:
+            from transformers import TrainerState
+
+            keep = TrainerState.save_to_json
+
+            def stop_in_json(self, path):
+                if self.global_step == 8:
+                    Path(path).write_text('{"half":')
+                    raise StoppedError
+                keep(self, path)
+
+            patch.setattr(TrainerState, "save_to_json", stop_in_json)
+        with pytest.raises(StoppedError):
+            train(make_model(llm), data, arguments(folder, max_steps=9))
+    # the older one is still there
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+    assert newest_checkpoint(folder) == folder / "checkpoint-4"
+    assert not (folder / "checkpoint-8").exists()
+    resumed = make_model(llm)
+    train(resumed, data, arguments(folder, max_steps=9), resume=True)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
+    assert newest_checkpoint(folder) is not None
+
+
+def test_without_a_whole_checkpoint_a_training_starts_anew(llm, planted, tmp_path):
+    data = make_data(llm, planted)
+    whole = make_model(llm)
+    train(whole, data, arguments(tmp_path / "whole"))
+    (tmp_path / "part" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "part" / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(tmp_path / "nothing") is None
+    resumed = make_model(llm)
+    train(resumed, data, arguments(tmp_path / "part"), resume=True)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("most", "keep", "left"),
     [
-        {"prediction": "hinge"},
-        {"alignment": -1.0},
-        {"alignment_temperature": 0.0},
-        {"extra_negatives": -1},
-        {"alpha": -1.0},
-        {"hard_negatives": -1},
-        {"hard_negatives": 3, "hard_pool": 2},
-        {"hard_pool": 0},
-        {"distillation": -1.0},
-        {"distillation_temperature": 0.0},
-        {"chunk_size": 0},
+        (None, None, [2, 9, 10]),
+        (1, None, [10]),
+        (2, None, [9, 10]),
+        (2, 2, [2, 10]),
+        (1, 2, [2, 10]),
     ],
 )
-def test_bad_settings_are_refused(changes):
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        LossConfig(**changes)
+def test_the_oldest_checkpoints_are_removed(tmp_path, most, keep, left):
+    for step in (2, 9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "whole").touch()
+    (tmp_path / "checkpoint-of-mine").mkdir()
+    remove_older(tmp_path, most, None if keep is None else str(tmp_path / f"checkpoint-{keep}"))
+    names = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert names == {f"checkpoint-{step}" for step in left} | {"checkpoint-of-mine"}
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
@@ -501,13 +641,9 @@ def test_a_training_with_soft_prompts_before_the_text_aligns_with_its_embeddings
     llm, planted, tmp_path
 ):
     data = make_data(llm, planted)
-    states = {
-        name: text_states(llm[0], entities.tokens, tmp_path / "states")
-        for name, entities in (("user_text", data.users), ("item_text", data.items))
-    }
-    data = make_data(llm, planted, **states)
+    data = make_data(llm, planted, text=text_of(llm, data, tmp_path / "states"))
     model = make_model(llm, placement="inputs")
-    trainer = RARecTrainer(model, arguments(tmp_path), data, LossConfig(alignment=1.0))
+    trainer = RARecTrainer(model, arguments(tmp_path), data, LossSettings(alignment=1.0))
     batch = data.batch(np.arange(16), step=0)
     expected = torch.zeros(())
     for tower, entities, text, same in (

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from rarec.backbone import Backbone, load_backbone
 from rarec.encoding import Entities
-from rarec.model import ModelConfig, RARec, Tower
+from rarec.model import RARec, Tower
 from rarec.prompts import Prompts
 from rarec.selection import training_samples
+from rarec.settings import LossSettings, ModelSettings, TrainingSettings
 from rarec.training import (
-    LossConfig,
     RARecTrainer,
+    StateCache,
     TrainingData,
     text_states,
     train,
@@ -22,6 +23,12 @@ from rarec.training import (
 )
 
 E = 6
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep the states of texts out of the cache of whoever runs the tests."""
+    monkeypatch.setenv("RAREC_CACHE", str(tmp_path / "cache"))
 
 
 def make_data(llm, planted, folder=None) -> TrainingData:
@@ -36,23 +43,22 @@ def make_data(llm, planted, folder=None) -> TrainingData:
 
     users = Entities(prompts.users(samples.prefixes(5)), *vectors(len(samples)))
     items = Entities(prompts.items(range(40)), *vectors(40))
-    states = {}
+    text = None
     if folder is not None:
-        states["user_text"] = text_states(backbone, users.tokens, folder)
-        states["item_text"] = text_states(backbone, items.tokens, folder)
-    return TrainingData(samples, users, items, **states)
+        cache = StateCache(folder)
+        text = tuple(text_states(backbone, e.tokens, cache=cache) for e in (users, items))
+    return TrainingData(samples, users, items, text=text)
 
 
 def make_model(backbone, **changes) -> RARec:
-    return RARec(
-        backbone, user_id_dim=E, item_id_dim=E, config=ModelConfig(prefix_length=2, **changes)
-    )
+    settings = ModelSettings(prefix_length=2, **changes)
+    return RARec(backbone, user_id_dim=E, item_id_dim=E, settings=settings)
 
 
 def gradients(model, data, loss, folder, rows, *, scale=1.0) -> dict[str, Tensor]:
     """Return the loss of one training step under "loss", and each weight's gradient."""
     folder = folder / str(loss.chunk_size)
-    trainer = RARecTrainer(model, training_arguments(folder, bf16=False), data, loss)
+    trainer = RARecTrainer(model, training_arguments(folder), data, loss)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = int(1 / scale)
     model.zero_grad()
@@ -93,7 +99,7 @@ def test_gradients_are_those_of_the_whole_batch(
         for weight in model.parameters():
             # a product of LoRA starts at zero, with half its gradients
             weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    loss = LossConfig(alignment=alignment)
+    loss = LossSettings(alignment=alignment)
     whole = gradients(model, data, loss, tmp_path, ROWS, scale=0.5)
     assert whole["loss"].dtype == torch.float64
     assert all(whole[name].any() for name in ("user.prefix", "item.prefix"))
@@ -116,7 +122,7 @@ def test_each_chunk_is_small_and_read_twice(tiny_llm, planted, tmp_path, monkeyp
         return ordinary(self, input_ids, attention_mask, **options)
 
     monkeypatch.setattr(Backbone, "last_hidden_states", record)
-    gradients(make_model(backbone), data, LossConfig(chunk_size=5), tmp_path, ROWS)
+    gradients(make_model(backbone), data, LossSettings(chunk_size=5), tmp_path, ROWS)
     n_items = len(np.unique(data.samples.targets[ROWS]))
     assert max(read) <= 5
     # no state of the first time is kept for the backward
@@ -138,7 +144,7 @@ def test_random_numbers_are_the_same_both_times(
 
     monkeypatch.setattr(Tower, "project", project)
     torch.manual_seed(0)
-    cached = gradients(model, data, LossConfig(chunk_size=5), tmp_path, ROWS)
+    cached = gradients(model, data, LossSettings(chunk_size=5), tmp_path, ROWS)
     after = torch.rand(1)
     # the same chunks, with all their states kept
     with pytest.MonkeyPatch.context() as patch:
@@ -147,13 +153,13 @@ def test_random_numbers_are_the_same_both_times(
             lambda function, *inputs, **_: function(*inputs),
         )
         torch.manual_seed(0)
-        kept = gradients(model, data, LossConfig(chunk_size=5), tmp_path, ROWS)
+        kept = gradients(model, data, LossSettings(chunk_size=5), tmp_path, ROWS)
     assert torch.equal(after, torch.rand(1))
     for name, expected in kept.items():
         torch.testing.assert_close(cached[name], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("layers", ["all", 1])
 def test_a_training_in_chunks_goes_on_like_one_of_whole_batches(
     tiny_llm, planted, tmp_path, layers
 ):
@@ -162,13 +168,13 @@ def test_a_training_in_chunks_goes_on_like_one_of_whole_batches(
     reports, weights = [], []
     for size in (None, 6):
         model = make_model(llm[0], layers=layers)
-        args = training_arguments(
-            tmp_path / str(size),
+        settings = TrainingSettings(
             max_steps=4,
             per_device_train_batch_size=16,
-            gradient_accumulation_steps=2,
+            other={"gradient_accumulation_steps": 2},
         )
-        reports.append(train(model, data, args, LossConfig(chunk_size=size)))
+        args = training_arguments(tmp_path / str(size), settings)
+        reports.append(train(model, data, args, LossSettings(chunk_size=size)))
         weights.append(model.state_dict())
     assert reports[0].loss == pytest.approx(reports[1].loss, rel=1e-4)
     for name, expected in weights[0].items():
@@ -180,4 +186,4 @@ def test_more_than_one_process_is_refused(tiny_llm, planted, tmp_path, monkeypat
     args = training_arguments(tmp_path)
     monkeypatch.setattr(type(args), "world_size", 2)
     with pytest.raises(ValueError, match="expected one process and one GPU with chunk_size, got 2"):
-        RARecTrainer(make_model(llm[0]), args, make_data(llm, planted), LossConfig(chunk_size=4))
+        RARecTrainer(make_model(llm[0]), args, make_data(llm, planted), LossSettings(chunk_size=4))

@@ -62,6 +62,6 @@ def compare(
         part=part,
     )
     folder = folder or run / "compare"
-    results: dict[str, Any] = run_study(study, folder, jobs=jobs, say=say, progress=True)
+    results: dict[str, Any] = run_study(study, folder, jobs=jobs, say=say, progress=jobs == 1)
     print_study_results(results, folder)
     write_json(next(iter(results.values())), json_file)

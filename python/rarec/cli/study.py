@@ -67,7 +67,7 @@ def study(
         only=None if only is None else names_in(only),
         jobs=jobs,
         say=say,
-        progress=True,
+        progress=jobs == 1,
     )
     print_study_results(results, folder)
     together = folder / "results.json"

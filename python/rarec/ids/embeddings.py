@@ -20,6 +20,7 @@ from rarec.data import Histories
 from rarec.ids.encoder import HistoryEncoder, encode_histories
 from rarec.ids.items import IDTable, IDTextSum
 from rarec.ids.models import build_encoder
+from rarec.randomness import seeded
 from rarec.settings import IDSettings, as_dict, from_dict
 
 FORMAT = "rarec.ids/1"
@@ -223,7 +224,9 @@ def load_ids(folder: str | os.PathLike[str]) -> TrainedIDs | GivenIDs:
         settings = from_dict(IDSettings, config["settings"])
         tensors = load_file(folder / "encoder.safetensors")
         text = tensors.pop(_TEXT) if settings.text else None
-        encoder = build_encoder(settings, int(config["n_items"]), text)
+        # the initial values, which the loaded ones replace, are not taken from the caller
+        with seeded(settings.seed):
+            encoder = build_encoder(settings, int(config["n_items"]), text)
         known = tensors.pop("item_known")
         encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, SafetensorError) as error:

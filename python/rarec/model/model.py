@@ -149,6 +149,7 @@ class RARec(nn.Module):
         if tower.id_dim and batch.id_vectors is not None and batch.has_id is not None:
             return self._read_mixed(tower, batch, batch.has_id, prepared)
         vectors = batch.id_vectors if tower.id_dim else None
+        given: dict[str, Any]
         if prepared is None:
             given = self._soft_prompts(tower, vectors, len(batch))
         else:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from rarec.artifacts import read_json, write_json
 from rarec.ids import load_ids
@@ -22,7 +21,7 @@ from rarec.randomness import seeded
 from rarec.run.folder import DATA, SAMPLES, RunFolder, ids_address, model_address
 from rarec.run.freshness import fresh_record, require_inputs
 from rarec.run.records import Record, write_artifact
-from rarec.settings import AlignSettings, as_dict
+from rarec.settings import AlignSettings, as_dict, differences, from_dict
 from rarec.training import RichProgress, TrainingReport, train, training_arguments
 
 _IDENTITY = "identity.json"
@@ -56,7 +55,7 @@ def align(
     checkpoints = run.checkpoints(address)
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    _claim(checkpoints, {"made_from": made_from, "settings": as_dict(settings)})
+    _claim(checkpoints, made_from, settings)
     aligned, report = _tune(run, settings, session, checkpoints)
     # JSON has no NaN, which is the loss of a training that logged none
     measurements = {
@@ -134,24 +133,19 @@ def _tune(
     return aligned, report
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def _claim(folder: Path, made_from: Mapping[str, str], settings: AlignSettings) -> None:
     """Note which training a folder has checkpoints of, and refuse those of another one."""
     file = folder / _IDENTITY
     if not file.exists():
-        write_json(file, identity)
+        write_json(file, {"made_from": made_from, "settings": as_dict(settings)})
         return
     stored = read_json(file)
-    different = [
-        name
-        for part in ("made_from", "settings")
-        for name in _different(identity[part], stored.get(part, {}))
-    ]
+    before = stored.get("made_from", {})
+    inputs = made_from.keys() | before.keys()
+    different = sorted(name for name in inputs if made_from.get(name) != before.get(name))
+    different += differences(settings, from_dict(AlignSettings, stored.get("settings", {})))
     if different:
         raise ValueError(
             f"{folder}: expected checkpoints of this training, got those of one with other "
             f"{', '.join(different)}; restart (--restart) begins again"
         )
-
-
-def _different(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))

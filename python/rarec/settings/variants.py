@@ -73,7 +73,7 @@ VARIANTS: Mapping[str, Variant] = {name: _named(name, one) for name, one in _var
 
 
 def variant(
-    name: str = "default", values: Mapping[str, Any] | None = None, **changes: Any
+    name: str = "default", values: Mapping[str, Any] | None = None, /, **changes: Any
 ) -> AlignSettings:
     """Return the settings of a named variant, with changes.
 

@@ -35,7 +35,7 @@ class ExtraNegatives:
         if self.n < 1:
             raise ValueError(f"expected n >= 1, got {self.n}")
 
-    def sample(self, users: NDArray[np.int32], *, step: int) -> NDArray[np.int32]:
+    def sample(self, users: NDArray[np.int32], *, step: int) -> NDArray[np.integer]:
         """Return `[B, n]` items that the users have not seen.
 
         Args:

@@ -90,7 +90,7 @@ class StateCache:
             with temporary.open("xb") as file:
                 for place, data in parts:
                     file.seek(place)
-                    file.write(data)
+                    file.write(data.data)
                 file.flush()
                 os.fsync(file.fileno())
                 n_written = os.fstat(file.fileno()).st_size

@@ -1,0 +1,195 @@
+"""The steps of a run, called again: after a change, after a stop, by another way."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rarec.ids import GivenIDs
+from rarec.pipeline import fit_ids as fit_step
+from rarec.pipeline import weigh as weigh_step
+from rarec.recommender import Recommender
+from rarec.run import RunFolder
+from rarec.settings import AlignSettings, IDSettings, SelectionSettings, TrainingSettings, variant
+
+SELECTION = SelectionSettings(fraction=0.5)
+IDS = IDSettings(text="", dim=8, max_history=10, batch_size=32, max_epochs=2)
+
+
+def few_steps(llm, **changes) -> AlignSettings:
+    training = TrainingSettings(max_steps=2, per_device_train_batch_size=16, save_steps=1)
+    return variant(llm=str(llm), training=training, **changes)
+
+
+def script(planted, llm, folder) -> Recommender:
+    """Do what a script of a user does; it may be called again."""
+    recommender = Recommender(planted, folder=folder)
+    recommender.select(SELECTION)
+    recommender.fit_ids(IDS)
+    recommender.align(few_steps(llm))
+    recommender.align(few_steps(llm).without_ids())
+    recommender.evaluate(n_bootstrap=10)
+    return recommender
+
+
+def contents(folder) -> dict[str, object]:
+    """Return each file of a run without what a clock or the memory says."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if path.suffix != ".json":
+            found[name] = path.read_bytes()
+            continue
+        found[name] = without_times(json.loads(path.read_text()))
+    return found
+
+
+def without_times(values):
+    measured = ("seconds", "samples_per_second", "peak_rss_mb", "time", "command", "files")
+    if isinstance(values, dict):
+        # the hash of the results changes with the times that they report
+        return {k: without_times(v) for k, v in values.items() if k not in measured}
+    return [without_times(v) for v in values] if isinstance(values, list) else values
+
+
+@pytest.fixture(scope="module")
+def made(planted, tiny_llm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    script(planted, tiny_llm, folder)
+    return folder
+
+
+def test_a_script_run_twice_changes_nothing(made, planted, tiny_llm, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "run")
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    script(planted, tiny_llm, folder)
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_run_that_was_stopped_anywhere_ends_as_the_undisturbed_one(
+    made, planted, tiny_llm, tmp_path
+):
+    # the files in the order of their making: a run stopped after each artifact
+    for kept in (["samples"], ["samples", "ids"], ["samples", "ids", "models"]):
+        folder = tmp_path / "-".join(kept)
+        folder.mkdir()
+        for name in ("run.json", "dataset", *kept):
+            source = made / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        # opened by `open` and by the constructor
+        Recommender.open(folder).select(SELECTION)
+        script(planted, tiny_llm, folder)
+        assert contents(folder) == contents(made)
+
+
+def test_other_samples_make_what_was_made_from_them_out_of_date(made, tiny_llm, tmp_path):
+    recommender = Recommender.open(shutil.copytree(made, tmp_path / "run"))
+    recommender.select(replace(SELECTION, order="random"))
+    assert recommender.models == []
+    with pytest.raises(ValueError, match="models/rarec is out of date"):
+        recommender.recommend("u001", model="rarec")
+    with pytest.raises(ValueError, match="ids/id/held-out is out of date"):
+        recommender.align(few_steps(tiny_llm, name="other"))
+    # the rows say what is there: the ID model of all samples needs none of them
+    rows = [row["model"] for row in recommender.evaluate(n_bootstrap=0)["rows"]]
+    assert rows == ["popularity", "id"]
+    recommender.select(SELECTION)
+    assert recommender.models == ["text", "rarec"]
+
+
+def test_other_settings_are_refused_until_restart(made, tiny_llm, tmp_path):
+    recommender = Recommender.open(shutil.copytree(made, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"dim \(8, now 16\); restart"):
+        recommender.fit_ids(replace(IDS, dim=16))
+    with pytest.raises(ValueError, match=r"model\.prefix_length \(8, now 2\); restart"):
+        recommender.align(
+            replace(few_steps(tiny_llm), model=replace(AlignSettings().model, prefix_length=2))
+        )
+    vectors = GivenIDs(np.ones((40, 2), np.float32), np.ones(40, bool))
+    with pytest.raises(ValueError, match="the same ID vectors as before; restart"):
+        recommender.use_ids(vectors)
+    assert recommender.models == ["text", "rarec"]
+    recommender.use_ids(vectors, restart=True)
+    # text reads no ID vectors, so it is as good as before
+    assert recommender.models == ["text"]
+    recommender.use_ids(vectors)
+    with pytest.raises(ValueError, match="the ID vectors were imported; restart"):
+        recommender.fit_ids(IDS)
+    recommender.fit_ids(IDS, restart=True)
+    assert recommender.models == ["text", "rarec"]
+
+
+def test_a_new_model_has_a_new_weight(made, tiny_llm, tmp_path, monkeypatch):
+    recommender = Recommender.open(shutil.copytree(made, tmp_path / "run"))
+    before = recommender.weights("rarec")
+    chosen = []
+    ordinary = weigh_step.choose_weights
+    monkeypatch.setattr(
+        weigh_step, "choose_weights", lambda *given: chosen.append(1) or ordinary(*given)
+    )
+    assert recommender.weights("rarec") == before
+    assert chosen == []
+    recommender.align(few_steps(tiny_llm, seed=1), restart=True)
+    assert chosen == [1]
+
+
+def test_the_row_of_an_id_model_says_which_one_it_is(planted, tmp_path):
+    held_out = Recommender(planted, folder=tmp_path / "held-out")
+    held_out.fit_ids(IDS, all_samples=False)
+    rows = held_out.evaluate(n_bootstrap=0)["rows"]
+    assert [row["model"] for row in rows] == ["popularity", "id_held_out"]
+    whole = Recommender(planted, folder=tmp_path / "all")
+    whole.fit_ids(IDS, hold_out=False)
+    rows = whole.evaluate(n_bootstrap=0)["rows"]
+    assert [row["model"] for row in rows] == ["popularity", "id"]
+    assert rows[1]["epochs"] == 2
+    assert rows[1]["steps"] == 2 * 4  # 120 windows in batches of 32
+
+
+def test_a_stop_between_the_two_parts_keeps_the_first(planted, tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", planted)
+    recommender = Recommender.open(run.path)
+    trained = []
+    ordinary = fit_step.train_encoders
+
+    def watched(*given, **options):
+        (part,) = given[4]
+        if part == "all" and not trained.count("all"):
+            trained.append(part)
+            raise KeyboardInterrupt
+        found = ordinary(*given, **options)
+        trained.append((part, found[part][1].epochs))
+        return found
+
+    monkeypatch.setattr(fit_step, "train_encoders", watched)
+    with pytest.raises(KeyboardInterrupt):
+        recommender.fit_ids(IDS)
+    # half an ID model is none
+    assert run.id_parts() == []
+    epochs = []
+    encode = fit_step.progress_bar
+    monkeypatch.setattr(
+        fit_step,
+        "progress_bar",
+        lambda title, *a, **k: epochs.append(title) or encode(title, *a, **k),
+    )
+    recommender.fit_ids(IDS)
+    assert run.id_parts() == ["all", "held-out"]
+    assert [one for one in trained if isinstance(one, tuple)][-2:] == [("held-out", 2), ("all", 2)]
+
+
+def test_the_generators_of_the_caller_stay_as_they_were(planted, tiny_llm, tmp_path):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    script(planted, tiny_llm, tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.rand(3), expected[1])
