@@ -50,6 +50,10 @@ class Experiment:
         """DATA/seed-S/NAME."""
         return f"{self.source.name}/seed-{self.seed}/{self.name}"
 
+    def folder(self, address: str) -> Path:
+        """Return the folder of an artifact of the run."""
+        return RunFolder(self.run).folder(address)
+
     def has_baselines(self) -> bool:
         """Return whether the ID models are trained and the cases are ranked with them."""
         if not RunFolder.exists(self.run):

@@ -127,18 +127,18 @@ def _rows(study: Study, by_name: Mapping[str, list[Experiment]]) -> Iterator[tup
 
 
 def _id_rows_of(experiment: Experiment) -> list[str]:
-    ranks, _ = read_ranks(experiment.run / BASELINES)
+    ranks, _ = read_ranks(experiment.folder(BASELINES))
     return [row for row in ID_ROWS.values() if row in ranks]
 
 
 def _id_row(
     done: Sequence[Experiment], row: str, what: str, changes: Mapping[str, Any] | None = None
 ) -> _Row:
-    """Return a row that needs no language model."""
-    addresses = {row: ids_address(part) for part, row in ID_ROWS.items()}
-    records = [read_record(one.run / addresses.get(row, row)) for one in done]
+    """Return a row that needs no language model: popularity, or a part of the ID model."""
+    part = {row: part for part, row in ID_ROWS.items()}.get(row)
+    records = [] if part is None else [read_record(one.folder(ids_address(part))) for one in done]
     return _Row(
-        [read_ranks(one.run / BASELINES)[0][row] for one in done],
+        [read_ranks(one.folder(BASELINES))[0][row] for one in done],
         what,
         changes or {},
         [record.measurements for record in records if record is not None],
@@ -148,7 +148,7 @@ def _id_row(
 def _variant_rows(
     name: str, changes: Mapping[str, Any], done: Sequence[Experiment]
 ) -> Iterator[tuple[str, _Row]]:
-    folders = [one.run / variant_address(name) for one in done]
+    folders = [one.folder(variant_address(name)) for one in done]
     ranks = [read_ranks(folder)[0] for folder in folders]
     results = [read_json(folder / RESULT_FILE) for folder in folders]
     measurements = [result["measurements"] for result in results]
@@ -188,10 +188,10 @@ def _values(row: _Row, groups: NDArray[np.str_], n_bootstrap: int) -> dict[str, 
 
 def _means(measurements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean over the seeds of what was measured for each."""
-    found = {}
+    found: dict[str, float] = {}
     for name in _MEASUREMENTS:
-        values = [one.get(name) for one in measurements]
-        if values and None not in values:
+        values = [one[name] for one in measurements if one.get(name) is not None]
+        if values and len(values) == len(measurements):
             found[name] = type(values[0])(np.mean(values))
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,14 @@ def run_variant(experiment: Experiment, progress: bool) -> str:
         progress: Whether bars are shown.
     """
     run, session, name = RunFolder(experiment.run), Session(progress=progress), experiment.name
-    report = align(run, experiment.align, session, restart=has_other_model(run, experiment.align))
+    align(run, experiment.align, session, restart=has_other_model(run, experiment.align))
     members = RunMembers(run, session)
     weights = weigh(members, name)
     all_ranks = rank_members(members, [name], cases_of(run, **_chosen(experiment.cases)))
     ranks = {ALONE: all_ranks[name], FUSED: all_ranks[fused_name(name)]}
     model = read_record(run.folder(model_address(name)))
-    measurements = asdict(report) if model is None else dict(model.measurements)
+    assert model is not None
+    measurements = dict(model.measurements)
     inputs = [DATA, model_address(name), weights_address(fused_name(name))]
     with write_artifact(
         run.folder(variant_address(name)),
