@@ -250,6 +250,7 @@ def test_an_id_model_reads_titles(rarec, fitted, tiny_llm):
     code, _, err = rarec("fit-ids", fitted, *SMALL_IDS, *more)
     assert code == 0, err
     record = read_record(fitted / "ids" / "id" / "held-out")
+    assert record is not None
     assert record.settings["text"] == str(tiny_llm)
     assert record.settings["shared_negatives"] == 9
 

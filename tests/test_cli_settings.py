@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 import pytest
 import typer
@@ -105,9 +106,10 @@ def value_of(settings, name):
 @pytest.mark.parametrize("command", FLAGS)
 def test_a_flag_shows_the_default_of_its_setting(command):
     settings, flags = FLAGS[command]
+    group: Any = typer.main.get_command(app)
     options = {
         option.opts[0]: option
-        for option in typer.main.get_command(app).commands[command].params
+        for option in group.commands[command].params
         if option.param_type_name == "option"
     }
     # click adds --help when it parses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from rarec.cli.align import EXAMPLES, align
@@ -30,13 +32,14 @@ app = typer.Typer(
         "MovieLens-100K."
     ),
 )
-_EPILOGUES = {align: EXAMPLES}
 # in the order of `rarec --help`
-for _command in (
+_COMMANDS: tuple[Callable[..., None], ...] = (
     *(prepare, fit_ids, align, evaluate, recommend),
     *(compare, study, demo, doctor),
-):
-    app.command(epilog=_EPILOGUES.get(_command))(failing_in_one_line(_command))
+)
+for _command in _COMMANDS:
+    _epilogue = EXAMPLES if _command is align else None
+    app.command(epilog=_epilogue)(failing_in_one_line(_command))
 
 
 def main() -> None:
