@@ -165,9 +165,9 @@ class Dataset:
             if not (path / name).is_file():
                 raise DataError(f"expected {name} in {folder}, got none")
         arrays = load_file(path / "histories.safetensors")
-        items = pl.read_parquet(path / "items.parquet")
+        items = pl.read_parquet(path / "items.parquet", glob=False)
         dataset = cls(
-            pl.read_parquet(path / "users.parquet")["user_id"].to_list(),
+            pl.read_parquet(path / "users.parquet", glob=False)["user_id"].to_list(),
             items["item_id"].to_list(),
             items["title"].to_list(),
             Histories(arrays["offsets"], arrays["items"], arrays.get("times")),

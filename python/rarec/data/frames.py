@@ -26,7 +26,7 @@ def read_parquet(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"expected a file, got {path} (it does not exist)")
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name}: expected a parquet file, got {reason}") from None

@@ -88,6 +88,8 @@ class RunFolder:
             return run
         if folder.is_file() or (folder.is_dir() and any(map(_is_foreign, folder.iterdir()))):
             raise ValueError(f"{folder}: expected a new folder or a run of rarec")
+        # data that cannot be split is refused before anything is written
+        _split(dataset, split)
         # the run file comes last: a folder with it is whole
         dataset.save(folder / "dataset")
         values = {"format": FORMAT, "data": dataset.content_hash, "split": asdict(split)}
@@ -122,15 +124,7 @@ class RunFolder:
     @cached_property
     def split(self) -> Split:
         """The dataset in three parts."""
-        settings = self.split_settings
-        if settings.kind == "time":
-            return split_by_time(
-                self.dataset,
-                validation=settings.validation,
-                test=settings.test,
-                min_history=settings.min_history,
-            )
-        return leave_one_out(self.dataset, min_history=settings.min_history)
+        return _split(self.dataset, self.split_settings)
 
     @property
     def data_hash(self) -> str:
@@ -167,6 +161,17 @@ class RunFolder:
                 name = entry.name + ("/" if entry.is_dir() else "")
                 found[name] = sum(file.stat().st_size for file in files)
         return found
+
+
+def _split(dataset: Dataset, settings: SplitSettings) -> Split:
+    if settings.kind == "time":
+        return split_by_time(
+            dataset,
+            validation=settings.validation,
+            test=settings.test,
+            min_history=settings.min_history,
+        )
+    return leave_one_out(dataset, min_history=settings.min_history)
 
 
 def ids_address(part: str, name: str = ID_MODEL) -> str:
