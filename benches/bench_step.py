@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from rarec.backbone import Backbone, load_backbone
 from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.layers import keys_values, layer_prefix
 from rarec.data import Dataset, read_dataset
-from rarec.encoding import Entities, encode, length_batches
-from rarec.model import EntityBatch, ModelConfig, RARec, Tower
+from rarec.encoding import Entities, encode, plan_batches
+from rarec.model import EntityBatch, RARec, Tower
 from rarec.prompts import Prompts
-from rarec.training.lower_states import LowerStates
+from rarec.settings import ModelSettings
+from rarec.training import LowerStates, StateCache, lower_states
 
 N_BATCH, ID_DIM, SEED = 64, 64, 0
 
@@ -46,7 +48,8 @@ def model() -> RARec:
         backbone, _ = load_backbone("all-MiniLM-L6-v2", device="cpu")
     except ValueError as error:
         pytest.skip(f"STEP NOT TIMED: {error}")
-    return RARec(backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM)
+    settings = ModelSettings(layers="all")
+    return RARec(backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM, settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -180,27 +183,28 @@ def test_step_of_the_top_layers(
     """A prefix in half of the layers: a step with stored states of the layers below."""
     rows = batch_rows(entities, "like")
     top = RARec(
-        model.backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM, config=ModelConfig(layers=3)
+        model.backbone, user_id_dim=ID_DIM, item_id_dim=ID_DIM, settings=ModelSettings(layers=3)
     )
     sides = [side.batch(rows) for side in entities]
 
-    def kept(name: str) -> list[LowerStates]:
-        return [
-            LowerStates(model.backbone, side.tokens, tmp_path / f"{name}{number}", below=3)
-            for number, side in enumerate(entities)
-        ]
+    folders = (tmp_path / str(number) for number in count())
+
+    def kept() -> list[LowerStates]:
+        cache = StateCache(next(folders))
+        numbers = np.unique(rows)
+        return [lower_states(top, side.tokens, numbers, cache=cache) for side in entities]
 
     def step_with(states: list[LowerStates]) -> list[Tensor]:
         filled = [one.fill(side, rows) for one, side in zip(states, sides, strict=True)]
         return make_step(top, top.encode, *filled)()
 
-    later = kept("later")
+    later = kept()
 
     def ours() -> list[Tensor]:
         return step_with(later)
 
     ways = {
-        "the first time, states computed and kept": lambda: step_with(kept("first")),
+        "the first time, states computed and kept": lambda: step_with(kept()),
         "states below computed each time": make_step(top, top.encode, *sides),
     }
     expected = ours()
@@ -236,7 +240,7 @@ def test_encoding_of_a_catalogue(
         with torch.no_grad():
             for tower, side in zip(towers, sides, strict=True):
                 made = model.prepare(tower, len(side)) if prepared else None
-                for rows in length_batches(side.tokens.lengths, 4096):
+                for rows in plan_batches(side.tokens.lengths):
                     vectors = side.batch(rows).id_vectors
                     assert vectors is not None
                     if made is not None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rarec.backbone import Backbone
-from rarec.encoding import Entities, encode
-from rarec.model import EntityBatch, ModelConfig, RARec
+from rarec.encoding import Entities, encode, plan_batches
+from rarec.model import EntityBatch, RARec
 from rarec.prompts import Tokens
+from rarec.settings import ModelSettings
 from tests.prefix_reference import in_float64
 from tests.tiny_models import ALL, HIDDEN, LAYERS, backbone_of, texts
 
@@ -146,19 +147,19 @@ def make_entities(n_rows: int) -> Entities:
 @pytest.mark.parametrize("name", ["bert", "qwen3"])
 def test_encoding_equals_the_model(name: str, changes: dict[str, Any]) -> None:
     backbone = in_dtype(name, torch.float32)
-    config = ModelConfig(**{"prefix_length": P, **changes})
-    model = RARec(backbone, user_id_dim=E, item_id_dim=E, config=config)
+    settings = ModelSettings(**{"prefix_length": P, "layers": "all", **changes})
+    model = RARec(backbone, user_id_dim=E, item_id_dim=E, settings=settings)
     entities = make_entities(40)
     assert entities.id_vectors is not None
-    if config.use_ids:
+    if settings.use_ids:
         model.user.set_id_scale(torch.from_numpy(entities.id_vectors))
         model.user.projector_bias.data.normal_()
     rows = np.arange(40)
     with torch.no_grad():
         expected = model.encode(model.user, entities.batch(rows))
-    table = encode(model, model.user, entities, batch_tokens=60)
+    table = encode(model, model.user, entities, plan=plan_batches(entities.tokens.lengths, 60))
     assert relative(torch.from_numpy(table), expected) < 1e-5
-    if config.use_ids:
+    if settings.use_ids:
         prepared = model.prepare(model.user, 10**4)
         assert prepared is not None
         assert (prepared.layers[0].folded is not None) == (name == "bert")
@@ -169,14 +170,15 @@ def test_vectors_before_the_text_are_not_prepared() -> None:
         in_dtype("bert", torch.float32),
         user_id_dim=E,
         item_id_dim=E,
-        config=ModelConfig(placement="inputs"),
+        settings=ModelSettings(placement="inputs"),
     )
     assert model.prepare(model.user, MANY) is None
 
 
 def test_a_prepared_prefix_does_not_go_through_the_layer_again() -> None:
     backbone = in_dtype("bert", torch.float32)
-    model = RARec(backbone, user_id_dim=E, item_id_dim=E)
+    settings = ModelSettings(layers="all")
+    model = RARec(backbone, user_id_dim=E, item_id_dim=E, settings=settings)
     prepared = model.prepare(model.item, MANY)
     tokens: list[int] = []
     key = backbone.layers[0].module.get_submodule("key")

@@ -307,7 +307,7 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a format of auto"):
         read_dataset(tmp_path, format="json")
     with pytest.raises(ValueError, match="expected repeats to be 'first', 'last' or 'keep'"):
-        ReadSettings(repeats="all")
+        ReadSettings(repeats="all")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="catalogue='interacted' with min_item_interactions=2"):
         ReadSettings(catalogue="all", min_item_interactions=2)
     write(tmp_path, interactions__csv=EVENTS, x__inter="user_id:token\titem_id:token\nu\ta\n")

@@ -81,7 +81,7 @@ def _report_of(record: Record) -> TrainingReport:
     """Return the report of a training that has been done before."""
     absent = {"loss": math.nan, "peak_rss_mb": None}
     names = [field.name for field in fields(TrainingReport)]
-    return TrainingReport(**{name: (absent | record.measurements)[name] for name in names})
+    return TrainingReport(**{name: {**absent, **record.measurements}[name] for name in names})
 
 
 def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _in_one_line(error: ValidationError, declared: type) -> str:
     for fault in error.errors(include_url=False):
         names = [part for part in fault["loc"] if isinstance(part, str)]
         if fault["type"] == "value_error":
-            return str(fault["ctx"]["error"])
+            return str(fault.get("ctx", {})["error"])
         if fault["type"].startswith("unexpected"):
             return unknown_field(declared, str(fault["loc"][-1]))
         name = names[0] if names else declared.__name__
