@@ -9,7 +9,8 @@ models/NAME/             an aligned language model: what was trained of it
 indexes/NAME/            vectors of the catalogue, from which it answers
 weights/NAME/            the weight of each member of a fused answer
 results/PART/            results.json, protocol.json, ranks.safetensors
-checkpoints/STEP/NAME/   trainings that are not finished
+study/                   what a study has measured in the run
+checkpoints/ADDRESS/     trainings that are not finished
 """
 
 from __future__ import annotations
