@@ -125,12 +125,14 @@ def test_iso_times_become_seconds(text):
 
 def test_columns_can_be_renamed_and_texts_joined(tmp_path):
     write(
-        tmp_path, e__tsv="who\twhat\twhen\nu\ta\t1\n", i__csv="what,name,brand\na,Lamp,<b>Lux</b>\n"
+        tmp_path, e__tsv="who\twhat\twhen\nu\ta\t1\n", i__csv="asin,name,brand\na,Lamp,<b>Lux</b>\n"
     )
     dataset = read_dataset(
         tmp_path / "e.tsv",
         tmp_path / "i.csv",
-        columns=ColumnSettings(user="who", item="what", timestamp="when", text=("name", "brand")),
+        columns=ColumnSettings(
+            user="who", item="what", text_item="asin", timestamp="when", text=("name", "brand")
+        ),
     )
     assert dataset.titles == ["Lamp. Lux"]
 

@@ -5,12 +5,15 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from rarec.data import Dataset, read_dataset
 from rarec.ids import GivenIDs
 from rarec.pipeline import fit_ids as fit_step
 from rarec.pipeline import weigh as weigh_step
+from rarec.pipeline.title_vectors import title_vectors
 from rarec.recommender import Recommender
 from rarec.run import RunFolder
 from rarec.settings import AlignSettings, IDSettings, SelectionSettings, TrainingSettings, variant
@@ -155,11 +158,13 @@ def test_the_row_of_an_id_model_says_which_one_it_is(planted, tmp_path):
 def test_a_stop_between_the_two_parts_keeps_the_first(planted, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", planted)
     recommender = Recommender.open(run.path)
-    trained = []
+    trained, epochs = [], []
     ordinary = fit_step.train_encoders
 
     def watched(*given, **options):
         (part,) = given[4]
+        shown = options["on_epoch"]
+        options["on_epoch"] = lambda *values: epochs.append(values) or shown(*values)
         if part == "all" and not trained.count("all"):
             trained.append(part)
             raise KeyboardInterrupt
@@ -172,16 +177,11 @@ def test_a_stop_between_the_two_parts_keeps_the_first(planted, tmp_path, monkeyp
         recommender.fit_ids(IDS)
     # half an ID model is none
     assert run.id_parts() == []
-    epochs = []
-    encode = fit_step.progress_bar
-    monkeypatch.setattr(
-        fit_step,
-        "progress_bar",
-        lambda title, *a, **k: epochs.append(title) or encode(title, *a, **k),
-    )
     recommender.fit_ids(IDS)
     assert run.id_parts() == ["all", "held-out"]
-    assert [one for one in trained if isinstance(one, tuple)][-2:] == [("held-out", 2), ("all", 2)]
+    # the part that was finished is read from its checkpoint and not trained again
+    assert trained == [("held-out", 2), "all", ("held-out", 2), ("all", 2)]
+    assert len(epochs) == 2 + 2
 
 
 def test_the_generators_of_the_caller_stay_as_they_were(planted, tiny_llm, tmp_path):
@@ -193,3 +193,51 @@ def test_the_generators_of_the_caller_stay_as_they_were(planted, tiny_llm, tmp_p
     script(planted, tiny_llm, tmp_path / "run")
     assert torch.equal(torch.rand(3), expected[0])
     np.testing.assert_array_equal(np.random.rand(3), expected[1])
+
+
+def with_new_items(planted: Dataset) -> Dataset:
+    """Return the planted users and two items that each are the newest event of one user."""
+    names = [planted.item_ids[item] for item in planted.histories.items]
+    users = [planted.user_ids[user] for user in planted.histories.rows]
+    times = np.arange(len(names)) - planted.histories.offsets[:-1][planted.histories.rows]
+    rows = list(zip(users, names, times.tolist(), strict=True))
+    rows += [("u000", "titled", 99), ("u001", "untitled", 99)]
+    titles = [*planted.titles, "red storm", ""]
+    return read_dataset(
+        pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"),
+        pl.DataFrame({"item_id": [*planted.item_ids, "titled", "untitled"], "title": titles}),
+    )
+
+
+def test_an_id_model_that_reads_titles_knows_items_without_events(planted, tiny_llm, tmp_path):
+    dataset = with_new_items(planted)
+    titled, untitled = (dataset.item_number(name) for name in ("titled", "untitled"))
+    recommender = Recommender(dataset, folder=tmp_path / "run")
+    recommender.fit_ids(replace(IDS, text=str(tiny_llm)))
+    ids = recommender.members.ids("held-out")
+    # the item has no training event, but a title
+    assert ids.item_known[titled]
+    assert ids.item_vectors[titled].any()
+    assert not ids.item_known[untitled]
+    assert not ids.item_vectors[untitled].any()
+    vectors = title_vectors(dataset, str(tiny_llm), recommender.session)
+    assert vectors.shape == (42, 32)
+    assert sorted(np.flatnonzero(~vectors.any(axis=1))) == sorted(
+        [dataset.item_number("i00"), untitled]
+    )
+    same = [i for i, title in enumerate(dataset.titles) if title == "red storm"]
+    np.testing.assert_allclose(vectors[same], vectors[[titled] * len(same)], atol=1e-4)
+    again = Recommender.open(tmp_path / "run")
+    for part in ("held-out", "all"):
+        np.testing.assert_array_equal(
+            recommender.members.ids(part).item_vectors, again.members.ids(part).item_vectors
+        )
+
+
+def test_titles_are_asked_for_before_any_work(planted, tiny_llm):
+    bare = replace(planted, titles=[""] * planted.n_items)
+    with pytest.raises(ValueError, match="expected titles"):
+        Recommender(bare).fit_ids(replace(IDS, text=str(tiny_llm)))
+    # they are read by default
+    with pytest.raises(ValueError, match="expected titles"):
+        Recommender(bare).fit_ids()

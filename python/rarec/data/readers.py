@@ -173,7 +173,7 @@ def _titles(texts: Table | None, columns: ColumnSettings) -> tuple[dict[str, str
                 "got none"
             )
         return {}, {}
-    item = texts.choose(columns.item, _ITEM, "items")
+    item = texts.choose(columns.text_item or columns.item, _ITEM, "items")
     ids = typed.ids(texts, item).to_list()
     values = _texts(texts, columns)
     titles: dict[str, str] = {}

@@ -61,6 +61,7 @@ def fit_ids(
     if not restart:
         _require_same_settings(run, settings.ids)
         if _is_complete(run, wanted, settings):
+            session.say(f"ids/{ID_MODEL} is there already")
             return {part: dict(_record(run, part).measurements) for part in wanted}
     checkpoints = run.checkpoints(f"ids/{ID_MODEL}")
     if restart:

@@ -17,7 +17,9 @@ class ColumnSettings:
     user: str | None = None
     """Name of the column with the user ids."""
     item: str | None = None
-    """Name of the column with the item ids, in both files."""
+    """Name of the column with the item ids."""
+    text_item: str | None = None
+    """Name of the column with the item ids in the file of items, if it is another one there."""
     timestamp: str | None = None
     """Name of the column with the times."""
     rating: str | None = None
@@ -26,7 +28,8 @@ class ColumnSettings:
     """Names of the columns that are joined into the text of an item; empty for the title column."""
     title_template: str | None = None
     """Text of an item, with column names in braces, such as "{title} ({genres})". It takes the
-    place of `text`. Brackets around an empty column are left out."""
+    place of `text`. `{title}` stands for the usual title column. An empty value takes with it the
+    brackets around it, or the punctuation before it."""
 
     def __post_init__(self) -> None:
         if self.text and self.title_template is not None:
