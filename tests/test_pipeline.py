@@ -114,6 +114,8 @@ def test_other_settings_are_refused_until_restart(made, tiny_llm, tmp_path):
         recommender.align(
             replace(few_steps(tiny_llm), model=replace(AlignSettings().model, prefix_length=2))
         )
+    with pytest.raises(ValueError, match="has the part 'held-out', which this call does not"):
+        recommender.fit_ids(IDS, hold_out=False)
     vectors = GivenIDs(np.ones((40, 2), np.float32), np.ones(40, bool))
     with pytest.raises(ValueError, match="the same ID vectors as before; restart"):
         recommender.use_ids(vectors)

@@ -59,7 +59,7 @@ def fit_ids(
     select_samples(run, settings.selection)
     wanted = _wanted_parts(run, settings)
     if not restart:
-        _require_same_settings(run, settings.ids)
+        _require_same_settings(run, settings.ids, wanted)
         if _is_complete(run, wanted, settings):
             session.say(f"ids/{ID_MODEL} is there already")
             return {part: dict(_record(run, part).measurements) for part in wanted}
@@ -162,7 +162,8 @@ def _require_same_selection(run: RunFolder, settings: FitSettings, restart: bool
     )
 
 
-def _require_same_settings(run: RunFolder, settings: IDSettings) -> None:
+def _require_same_settings(run: RunFolder, settings: IDSettings, wanted: Mapping[str, Any]) -> None:
+    """Refuse to replace an ID model of other settings, or one with a part that is not wanted."""
     for part in run.id_parts():
         record = _record(run, part)
         if not record.settings:
@@ -170,6 +171,11 @@ def _require_same_settings(run: RunFolder, settings: IDSettings) -> None:
                 f"{run.path}: the ID vectors were imported; restart (--restart) replaces them"
             )
         finished_record(run, ids_address(part), settings)
+        if part not in wanted:
+            raise ValueError(
+                f"{run.path}: the ID model has the part {part!r}, which this call does not ask "
+                f"for; restart (--restart) makes it again without"
+            )
 
 
 def _is_complete(run: RunFolder, wanted: Mapping[str, Any], settings: FitSettings) -> bool:
