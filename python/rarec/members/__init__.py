@@ -1,0 +1,1 @@
+"""Members: what gives a score to a user and an item, and their weighted sum."""
