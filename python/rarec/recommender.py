@@ -51,6 +51,7 @@ class Recommender:
             temporary folder that is removed with the object; `save` keeps it.
         progress: Whether bars are shown.
         say: Function that is given each message about what is done; by default none is shown.
+        wait: Wait for another process that makes the same artifact; by default that is an error.
 
     Raises:
         ValueError: If the folder is a run of other data or of another split, or has other content.
@@ -64,12 +65,14 @@ class Recommender:
         folder: str | os.PathLike[str] | None = None,
         progress: bool = False,
         say: Callable[[str], None] | None = None,
+        wait: bool = False,
     ) -> None:
         self._remove_temporary: Callable[[], Any] | None = None
         if folder is None:
             folder = tempfile.mkdtemp(prefix="rarec-")
             self._remove_temporary = weakref.finalize(self, shutil.rmtree, folder, True)
-        self._use(RunFolder.create(folder, dataset, split), Session(progress=progress, say=say))
+        run = RunFolder.create(folder, dataset, split, wait=wait)
+        self._use(run, Session(progress=progress, say=say, wait=wait))
 
     @classmethod
     def open(
@@ -78,6 +81,7 @@ class Recommender:
         *,
         progress: bool = False,
         say: Callable[[str], None] | None = None,
+        wait: bool = False,
     ) -> Recommender:
         """Return the recommender of a run folder, as far as it has come.
 
@@ -85,13 +89,15 @@ class Recommender:
             folder: A run folder.
             progress: Whether bars are shown.
             say: Function that is given each message about what is done.
+            wait: Wait for another process that makes the same artifact.
 
         Raises:
             ValueError: If the folder is no run.
         """
         recommender = cls.__new__(cls)
         recommender._remove_temporary = None
-        recommender._use(RunFolder(folder), Session(progress=progress, say=say))
+        session = Session(progress=progress, say=say, wait=wait)
+        recommender._use(RunFolder(folder), session)
         return recommender
 
     def _use(self, run: RunFolder, session: Session) -> None:
@@ -160,7 +166,7 @@ class Recommender:
         Args:
             settings: How to choose.
         """
-        return select_samples(self.run, settings)
+        return select_samples(self.run, settings, self.session)
 
     def fit_ids(
         self,
@@ -205,7 +211,7 @@ class Recommender:
             ValueError: If the number of items differs, or other ID vectors are there and no
                 restart.
         """
-        import_ids(self.run, ids, restart=restart)
+        import_ids(self.run, ids, self.session, restart=restart)
 
     def align(
         self, settings: AlignSettings | None = None, *, restart: bool = False
@@ -230,7 +236,12 @@ class Recommender:
         return report
 
     def evaluate(
-        self, part: str = "test", *, n_bootstrap: int = 1000, models: Iterable[str] | None = None
+        self,
+        part: str = "test",
+        *,
+        n_bootstrap: int = 1000,
+        models: Iterable[str] | None = None,
+        restart: bool = False,
     ) -> dict[str, Any]:
         """Return the results of everything that is fresh, and write them into the run.
 
@@ -238,11 +249,14 @@ class Recommender:
             part: `test` or `validation`.
             n_bootstrap: Number of resamples of the confidence intervals.
             models: Names of aligned models; by default all.
+            restart: Rank again, whatever results are there.
 
         Returns:
             `{"protocol", "rows", "paired"}` (docs/method.md, Results).
         """
-        return evaluate(self.members, part, n_bootstrap=n_bootstrap, models=models)
+        return evaluate(
+            self.members, part, n_bootstrap=n_bootstrap, models=models, restart=restart
+        )
 
     def recommend(
         self,

@@ -5,7 +5,7 @@ Axes: C cases, N items.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from rarec.run.folder import (
     weights_address,
 )
 from rarec.run.freshness import fresh_record, require_inputs, why_not_fresh
-from rarec.run.records import write_artifact
+from rarec.run.writing import write_artifact
 
 PAIRED_METRICS = ("hr@10", "ndcg@10", "hr@100")
 #: Names of the rows of the ID model by its part.
@@ -55,6 +55,7 @@ def evaluate(
     *,
     n_bootstrap: int = 1000,
     models: Iterable[str] | None = None,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Return the results (docs/method.md, Results), and write them into the run.
 
@@ -68,9 +69,11 @@ def evaluate(
         part: `test` or `validation`.
         n_bootstrap: Number of resamples of the confidence intervals.
         models: Names of aligned models; by default all that are fresh.
+        restart: Rank again, whatever results are there.
 
     Raises:
-        ValueError: If the part or a model is unknown, or there are no ID vectors.
+        ValueError: If the part or a model is unknown, if there are no ID vectors, or if there are
+            results of the same models with other settings and no restart.
     """
     if part not in PARTS:
         raise ValueError(f"expected part to be one of {list(PARTS)}, got {part!r}")
@@ -82,10 +85,44 @@ def evaluate(
     made_from = require_inputs(run, _inputs(run, names))
     settings = {"part": part, "n_bootstrap": n_bootstrap}
     address = results_address(part)
+    if restart or not _is_there(run, address, made_from, settings):
+        with members.session.making(run, address):
+            # a process that was waited for may have made them
+            if restart or not _is_there(run, address, made_from, settings):
+                return _evaluate(members, names, weights, made_from, settings)
+    members.session.say(f"{address} is there already")
+    return read_json(run.folder(address) / "results.json")
+
+
+def _is_there(
+    run: RunFolder, address: str, made_from: Mapping[str, str], settings: Mapping[str, Any]
+) -> bool:
+    """Return whether there are fresh results of the same members with the same settings."""
     record = fresh_record(run, address)
-    if record is not None and (record.made_from, record.settings) == (made_from, settings):
-        members.session.say(f"{address} is there already")
-        return read_json(run.folder(address) / "results.json")
+    if record is None or record.made_from != made_from:
+        return False
+    different = [
+        f"{name} ({record.settings.get(name)!r}, now {value!r})"
+        for name, value in settings.items()
+        if record.settings.get(name) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{run.path}: {address} was made with other settings: {'; '.join(different)}; restart "
+            f"(--restart) makes it again"
+        )
+    return True
+
+
+def _evaluate(
+    members: RunMembers,
+    names: list[str],
+    weights: Mapping[str, Mapping[str, float]],
+    made_from: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the results of members, and write them."""
+    run, part, n_bootstrap = members.run, settings["part"], settings["n_bootstrap"]
     cases = cases_of(run, part)
     ranks = rank_members(members, names, cases)
     rows = [
@@ -99,7 +136,9 @@ def evaluate(
     ]
     results = {"rows": rows, "paired": _pairs(ranks)}
     how = _protocol(members, part, cases, names)
-    with write_artifact(run.folder(address), made_from=made_from, settings=settings) as folder:
+    with write_artifact(
+        run, results_address(part), made_from=made_from, settings=settings
+    ) as folder:
         write_ranks(folder, ranks, part)
         write_results(folder, results, how)
     return {"protocol": how, **results}

@@ -15,7 +15,7 @@ from rarec.members.id_model import with_mean_for_cold
 from rarec.pipeline.members import RunMembers, catalogue_part
 from rarec.run.folder import index_address, model_address
 from rarec.run.freshness import fresh_record, require_inputs
-from rarec.run.records import write_artifact
+from rarec.run.writing import write_artifact
 
 
 def index_of(members: RunMembers, name: str) -> ItemIndex:
@@ -28,12 +28,14 @@ def index_of(members: RunMembers, name: str) -> ItemIndex:
         members: Members of the run.
         name: Name of the aligned model.
     """
-    address = index_address(name)
-    if fresh_record(members.run, address) is None:
-        dataset = members.run.dataset
-        vectors = members.aligned(name).item_vectors()
-        _write(members, name, vectors, dataset.item_ids, dataset.titles)
-    return ItemIndex.load(members.run.folder(address))
+    run, address = members.run, index_address(name)
+    if fresh_record(run, address) is None:
+        with members.session.making(run, address):
+            # a process that was waited for may have made it
+            if fresh_record(run, address) is None:
+                vectors = members.aligned(name).item_vectors()
+                _write(members, name, vectors, run.dataset.item_ids, run.dataset.titles)
+    return ItemIndex.load(run.folder(address))
 
 
 def item_vectors(members: RunMembers, name: str) -> NDArray[np.float32]:
@@ -59,14 +61,16 @@ def add_items(members: RunMembers, name: str, titles: Mapping[str, str]) -> Item
     Raises:
         ValueError: If an id is in the index already.
     """
-    index = index_of(members, name)
-    _, ids = members.baseline()
-    before = np.asarray(index.vectors[:, : -ids.item_vectors.shape[1]], dtype=np.float32)
-    new = members.aligned(name).new_item_vectors(list(titles.values()))
-    vectors = np.concatenate([before, new])
-    return _write(
-        members, name, vectors, [*index.item_ids, *titles], [*index.titles, *titles.values()]
-    )
+    index_of(members, name)
+    with members.session.making(members.run, index_address(name)):
+        index = ItemIndex.load(members.run.folder(index_address(name)))
+        _, ids = members.baseline()
+        before = np.asarray(index.vectors[:, : -ids.item_vectors.shape[1]], dtype=np.float32)
+        new = members.aligned(name).new_item_vectors(list(titles.values()))
+        vectors = np.concatenate([before, new])
+        return _write(
+            members, name, vectors, [*index.item_ids, *titles], [*index.titles, *titles.values()]
+        )
 
 
 def _write(
@@ -76,12 +80,12 @@ def _write(
     item_ids: list[str],
     titles: list[str],
 ) -> ItemIndex:
-    ids_at, ids = members.baseline()
+    made_from = require_inputs(members.run, [model_address(name), members.baseline()[0]])
+    _, ids = members.baseline()
     both = np.concatenate([vectors, with_mean_for_cold(ids, len(vectors))], axis=1)
     index = ItemIndex(both, item_ids, titles)
-    made_from = require_inputs(members.run, [model_address(name), ids_at])
     with write_artifact(
-        members.run.folder(index_address(name)), made_from=made_from, settings={}
+        members.run, index_address(name), made_from=made_from, settings={}
     ) as folder:
         index.save(folder)
     return index

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from transformers import PreTrainedTokenizerBase
 
 from rarec.backbone import Backbone, LanguageModel
+from rarec.run.folder import RunFolder
 from rarec.settings import AlignSettings
 
 
@@ -16,12 +18,29 @@ class Session:
     Args:
         progress: Whether bars are shown.
         say: Function that is given each message about what is done; by default none is shown.
+        wait: Wait for another process that makes the same artifact; by default that is an error.
     """
 
-    def __init__(self, *, progress: bool = False, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        progress: bool = False,
+        say: Callable[[str], None] | None = None,
+        wait: bool = False,
+    ) -> None:
         self.progress = progress
+        self.wait = wait
         self.say = say or (lambda _: None)
         self._loaded: dict[LanguageModel, tuple[Backbone, PreTrainedTokenizerBase]] = {}
+
+    def making(self, run: RunFolder, address: str) -> AbstractContextManager[None]:
+        """Return the lock that this process holds while it makes an artifact.
+
+        Args:
+            run: The run.
+            address: The address of the artifact.
+        """
+        return run.lock(address, wait=self.wait, say=self.say)
 
     def language_model(
         self, which: LanguageModel, *, is_changed: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rarec.artifacts import read_json, write_json
 from rarec.members.fusion import CHOSEN_BY, choose_weights, fused_name, weighing_cases
 from rarec.members.id_model import id_scores_to_add
@@ -9,7 +11,7 @@ from rarec.pipeline.index import item_vectors
 from rarec.pipeline.members import RunMembers
 from rarec.run.folder import DATA, ID_MODEL, model_address, weights_address
 from rarec.run.freshness import fresh_record, require_inputs
-from rarec.run.records import write_artifact
+from rarec.run.writing import write_artifact
 
 _FILE = "weights.json"
 
@@ -29,20 +31,27 @@ def weigh(members: RunMembers, name: str) -> dict[str, float]:
     file = run.folder(address) / _FILE
     if fresh_record(run, address) is not None:
         return _read(file, name)
-    ids_at, ids = members.baseline()
-    cases = weighing_cases(run.split.validation)
-    model = (name, members.aligned(name).scores(cases, item_vectors(members, name)))
-    weights = choose_weights(model, (ID_MODEL, id_scores_to_add(ids, cases)), cases)
-    with write_artifact(
-        run.folder(address),
-        made_from=require_inputs(run, [DATA, model_address(name), ids_at]),
-        settings={"metric": CHOSEN_BY, "cases": len(cases)},
-    ) as folder:
-        write_json(folder / _FILE, weights)
+    # the index has a lock of its own, and is made first
+    vectors = item_vectors(members, name)
+    with members.session.making(run, address):
+        if fresh_record(run, address) is not None:
+            return _read(file, name)
+        ids_at, ids = members.baseline()
+        made_from = require_inputs(run, [DATA, model_address(name), ids_at])
+        cases = weighing_cases(run.split.validation)
+        model = (name, members.aligned(name).scores(cases, vectors))
+        weights = choose_weights(model, (ID_MODEL, id_scores_to_add(ids, cases)), cases)
+        with write_artifact(
+            run,
+            address,
+            made_from=made_from,
+            settings={"metric": CHOSEN_BY, "cases": len(cases)},
+        ) as folder:
+            write_json(folder / _FILE, weights)
     return weights
 
 
-def _read(file, name: str) -> dict[str, float]:
+def _read(file: Path, name: str) -> dict[str, float]:
     weights = read_json(file)
     if weights.keys() != {name, ID_MODEL} or not all(
         isinstance(value, int | float) for value in weights.values()

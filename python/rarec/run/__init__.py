@@ -2,7 +2,8 @@
 
 from rarec.run.folder import RunFolder
 from rarec.run.freshness import fresh_hash, fresh_record, why_not_fresh
-from rarec.run.records import Record, read_record, write_artifact
+from rarec.run.records import Record, read_record, write_record
+from rarec.run.writing import write_artifact
 
 __all__ = [
     "Record",
@@ -12,4 +13,5 @@ __all__ = [
     "read_record",
     "why_not_fresh",
     "write_artifact",
+    "write_record",
 ]

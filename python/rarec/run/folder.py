@@ -11,28 +11,57 @@ weights/NAME/            the weight of each member of a fused answer
 results/PART/            results.json, protocol.json, ranks.safetensors
 study/                   what a study has measured in the run
 checkpoints/ADDRESS/     trainings that are not finished
+locks/ADDRESS.lock       held by the process that makes an artifact
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from rarec.artifacts import is_temporary, read_json, write_json
+from rarec.artifacts import (
+    is_temporary,
+    lock,
+    parse,
+    read_sealed,
+    remove,
+    text_hash,
+    tidy,
+    write_sealed,
+)
 from rarec.data import Dataset, Split, leave_one_out, split_by_time
-from rarec.settings import SplitSettings, from_dict
+from rarec.settings import SplitSettings, from_dict, typed
 
-FORMAT = "rarec.run/4"
+FORMAT = "rarec.run/5"
 RUN_FILE = "run.json"
 #: Name of the ID model of a run, and of its rows in results.
 ID_MODEL = "id"
 PARTS = ("test", "validation")
 DATA = "data"
 SAMPLES = "samples"
+_DATASET, _LOCKS = "dataset", "locks"
+# what a run may hold beside its file and its locks; `compare` is where `rarec compare` writes
+_ENTRIES = (
+    *(_DATASET, SAMPLES, "ids", "models", "indexes", "weights", "results", "study"),
+    *("checkpoints", "compare"),
+)
+# in the place of the data, while a run is removed
+_REMOVED = "removed"
+
+
+@typed
+class _RunFile:
+    """What `run.json` says."""
+
+    data: str
+    """Hash of the data."""
+    split: Mapping[str, Any]
+    """How it is split."""
 
 
 class RunFolder:
@@ -50,16 +79,19 @@ class RunFolder:
         file = self.path / RUN_FILE
         if not file.is_file():
             raise ValueError(f"expected a run folder, got {self.path} (no {RUN_FILE})")
-        stored = read_json(file)
-        if stored.get("format") != FORMAT:
-            raise ValueError(f"{file}: expected format {FORMAT!r}, got {stored.get('format')!r}")
-        try:
-            self.content_hash = str(stored["data"])
-            self.split_settings = from_dict(SplitSettings, stored["split"])
-        except (AttributeError, KeyError, ValueError) as error:
+        stored = parse(_RunFile, read_sealed(file, FORMAT), file)
+        if stored.data == _REMOVED:
             raise ValueError(
-                f"{file}: expected the data and the split of a run ({error})"
-            ) from error
+                f"{self.path}: expected a run, got one whose removal was stopped; rarec prepare "
+                f"--restart goes on"
+            )
+        try:
+            self.content_hash = stored.data
+            self.split_settings = from_dict(SplitSettings, stored.split)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        for place in ("", *_ENTRIES, f"ids/{ID_MODEL}", "study/variants"):
+            tidy(self.path / place)
 
     @classmethod
     def exists(cls, path: str | os.PathLike[str]) -> bool:
@@ -68,7 +100,13 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], dataset: Dataset, split: SplitSettings | None = None
+        cls,
+        path: str | os.PathLike[str],
+        dataset: Dataset,
+        split: SplitSettings | None = None,
+        *,
+        restart: bool = False,
+        wait: bool = False,
     ) -> RunFolder:
         """Return a new run of a dataset, or the run that is already there, which goes on.
 
@@ -76,25 +114,35 @@ class RunFolder:
             path: A new or empty folder, or a run of the same data and split.
             dataset: The data.
             split: How it is split.
+            restart: Remove the run that is there, with all that was made in it.
+            wait: Wait for a process that makes this run now.
 
         Raises:
-            ValueError: If the folder is a run of other data or of another split, or has other
-                content. The run stays as it is.
+            ValueError: If the folder is a run of other data or of another split and not to be
+                removed, or has other content. The run stays as it is.
+            Locked: If another process makes this run, or something in it that is to be removed.
         """
         split = split or SplitSettings()
         folder = Path(path)
-        if cls.exists(folder):
-            run = cls(folder)
-            run._require_same(dataset, split)
-            return run
-        if folder.is_file() or (folder.is_dir() and any(map(_is_foreign, folder.iterdir()))):
-            raise ValueError(f"{folder}: expected a new folder or a run of rarec")
         # data that cannot be split is refused before anything is written
         _split(dataset, split)
-        # the run file comes last: a folder with it is whole
-        dataset.save(folder / "dataset")
-        values = {"format": FORMAT, "data": dataset.content_hash, "split": asdict(split)}
-        write_json(folder / RUN_FILE, values)
+        if cls.exists(folder):
+            if not restart:
+                run = cls(folder)
+                run._require_same(dataset, split)
+                if run._has_dataset():
+                    return run
+        elif folder.is_file() or (folder.is_dir() and any(map(_is_foreign, folder.iterdir()))):
+            raise ValueError(f"{folder}: expected a new folder or a run of rarec")
+        with _lock(folder, "run", wait=wait):
+            if restart and cls.exists(folder):
+                _remove_content(folder)
+            elif cls.exists(folder):
+                # made by the process that was waited for
+                cls(folder)._require_same(dataset, split)
+            # the run file comes last: a folder with it is whole
+            dataset.save(folder / _DATASET)
+            _write_run_file(folder, dataset.content_hash, split)
         return cls(folder)
 
     def _require_same(self, dataset: Dataset, split: SplitSettings) -> None:
@@ -109,17 +157,43 @@ class RunFolder:
         if different:
             raise ValueError(
                 f"{self.path}: expected a run of the same {' and '.join(different)}; choose "
-                f"another folder, or remove this one to begin again"
+                f"another folder, or begin again with prepare --restart, which removes this run"
             )
+
+    def _has_dataset(self) -> bool:
+        """Return whether the dataset is there and undamaged."""
+        try:
+            return self.dataset.content_hash == self.content_hash
+        except ValueError:
+            return False
+
+    @contextmanager
+    def lock(
+        self, address: str, *, wait: bool = False, say: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
+        """Hold the lock of an artifact while it is being made.
+
+        Args:
+            address: The address of the artifact.
+            wait: Wait until another process has made it.
+            say: Function that is given the message that this process waits.
+
+        Raises:
+            Locked: If another process makes it now. The message says which one.
+        """
+        with _lock(self.path, address, wait=wait, say=say):
+            yield
 
     @cached_property
     def dataset(self) -> Dataset:
         """The dataset, read when it is first asked for."""
-        dataset = Dataset.load(self.path / "dataset")
+        place = self.path / _DATASET
+        try:
+            dataset = Dataset.load(place)
+        except ValueError as error:
+            raise ValueError(f"{error}. rarec prepare with the same data writes it again") from error
         if dataset.content_hash != self.content_hash:
-            raise ValueError(
-                f"{self.path / 'dataset'}: expected the data of {RUN_FILE}, got other data"
-            )
+            raise ValueError(f"{place}: expected the data of {RUN_FILE}, got other data")
         return dataset
 
     @cached_property
@@ -130,8 +204,7 @@ class RunFolder:
     @property
     def data_hash(self) -> str:
         """Hex sha256 of the data and the split: where the chain of hashes begins."""
-        values = {"data": self.content_hash, "split": asdict(self.split_settings)}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return text_hash({"data": self.content_hash, "split": asdict(self.split_settings)})
 
     def folder(self, address: str) -> Path:
         """Return the folder of an artifact.
@@ -157,6 +230,8 @@ class RunFolder:
         """Return the bytes of each entry of the folder by name; a folder's name ends with `/`."""
         found = {}
         for entry in sorted(self.path.iterdir()):
+            if entry.name == _LOCKS:
+                continue
             files = [entry] if entry.is_file() else [p for p in entry.rglob("*") if p.is_file()]
             if files:
                 name = entry.name + ("/" if entry.is_dir() else "")
@@ -208,4 +283,30 @@ def _names_in(folder: Path) -> list[str]:
 
 def _is_foreign(path: Path) -> bool:
     """Return whether a path is nothing that an interrupted `create` may have left."""
-    return path.name != "dataset" and not is_temporary(path)
+    return path.name not in (RUN_FILE, _DATASET, _LOCKS) and not is_temporary(path)
+
+
+def _write_run_file(folder: Path, content_hash: str, split: SplitSettings) -> None:
+    write_sealed(folder / RUN_FILE, FORMAT, {"data": content_hash, "split": asdict(split)})
+
+
+def _remove_content(folder: Path) -> None:
+    """Remove all that was made in a run. If it is stopped, the run file says so."""
+    for file in sorted((folder / _LOCKS).rglob("*.lock")):
+        address = file.relative_to(folder / _LOCKS).as_posix().removesuffix(".lock")
+        if address != "run":
+            # refused while another process makes something
+            with _lock(folder, address):
+                pass
+    _write_run_file(folder, _REMOVED, SplitSettings())
+    for name in _ENTRIES:
+        remove(folder / name)
+
+
+@contextmanager
+def _lock(
+    folder: Path, address: str, *, wait: bool = False, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    what = f"{folder}: {address}" if address != "run" else f"{folder}: the run"
+    with lock(folder / _LOCKS / f"{address}.lock", what, wait=wait, say=say):
+        yield

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
-from rarec.artifacts import is_artifact, read_json, write_config, write_folder, write_json
+from rarec.artifacts import (
+    check_folder,
+    content_hash,
+    is_artifact,
+    parse,
+    read_json,
+    read_whole,
+    write_config,
+    write_json,
+)
 from rarec.settings import typed
 
-FORMAT = "rarec.record/1"
+FORMAT = "rarec.record/2"
 RECORD_NAME = "record.json"
 
 
@@ -30,74 +36,58 @@ class Record:
     """Settings of the step that made it."""
     measurements: Mapping[str, Any] = field(default_factory=dict)
     """What was measured while it was made: times, sizes, counts. They are no part of the hash."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Hex sha256 of each file by its path in the artifact."""
-
-    @property
-    def hash(self) -> str:
-        """Hex sha256 of the files and their names: equal for artifacts of equal content."""
-        text = json.dumps(sorted(self.files.items()), ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    hash: str = ""
+    """Hex sha256 of all other files and their names: equal for artifacts of equal content."""
 
 
-@contextmanager
-def write_artifact(
-    path: str | os.PathLike[str],
-    *,
+def write_record(
+    folder: Path,
     made_from: Mapping[str, str],
     settings: Mapping[str, Any],
-    measurements: dict[str, Any] | None = None,
-) -> Iterator[Path]:
-    """Yield a temporary folder that becomes the artifact, with its record, when the block succeeds.
+    measurements: Mapping[str, Any] | None = None,
+) -> Record:
+    """Return the record of what a folder holds, and write it there.
 
     Args:
-        path: Folder of the artifact, which is replaced as a whole.
+        folder: A temporary folder with the whole content of an artifact.
         made_from: Hash of each input by its address.
-        settings: Settings of the step, as JSON can hold them.
-        measurements: What was measured. The block may add to it.
-
-    Yields:
-        The folder to write the content into.
+        settings: Settings of the step.
+        measurements: What was measured.
     """
-    with write_folder(path) as folder:
-        yield folder
-        if not is_artifact(folder):
-            write_config(folder, "rarec.artifact/1", {})
-        record = Record(
-            made_from=made_from,
-            settings=settings,
-            measurements=measurements or {},
-            files=_hashes(folder),
-        )
-        write_json(folder / RECORD_NAME, asdict(record))
-
-
-def read_record(folder: str | os.PathLike[str]) -> Record | None:
-    """Return the record of an artifact; None if there is no artifact.
-
-    Raises:
-        ValueError: If the record is damaged. The message names the file and the field.
-    """
-    file = Path(folder) / RECORD_NAME
-    if not file.is_file():
-        return None
-    try:
-        record = Record(**read_json(file))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from error
-    if record.format != FORMAT:
-        raise ValueError(f"{file}: expected format {FORMAT!r}, got {record.format!r}")
+    if not is_artifact(folder):
+        write_config(folder, "rarec.artifact/1", {})
+    record = Record(
+        made_from=made_from,
+        settings=settings,
+        measurements=measurements or {},
+        hash=content_hash(folder),
+    )
+    write_json(folder / RECORD_NAME, asdict(record))
     return record
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): _sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != RECORD_NAME
-    }
+def read_record(folder: str | os.PathLike[str]) -> Record | None:
+    """Return the record of an artifact, whose files are checked; None if there is no artifact.
+
+    Raises:
+        ValueError: If a file of the artifact is missing or damaged. The message names the file and
+            says what to do.
+    """
+    place = Path(folder)
+    if not place.is_dir() or not any(place.iterdir()):
+        return None
+    try:
+        return read_whole(place, lambda: _read(place))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Remove the folder {place}, or make it again with --restart"
+        ) from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(folder: Path) -> Record:
+    check_folder(folder)
+    file = folder / RECORD_NAME
+    record = parse(Record, read_json(file), file)
+    if record.format != FORMAT:
+        raise ValueError(f"{file}: expected format {FORMAT!r}, got {record.format!r}")
+    return record

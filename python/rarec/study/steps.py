@@ -41,12 +41,13 @@ def fit_run(experiment: Experiment, others: Iterable[Path], progress: bool) -> N
         fit_ids(run, experiment.fit, session, also_from=also_from)
     else:
         select_samples(run, experiment.fit.selection)
-        import_ids(run, load_ids(experiment.source.imported_ids))
+        import_ids(run, load_ids(experiment.source.imported_ids), session)
     cases = cases_of(run, **_chosen(experiment.cases))
     ranks = rank_members(RunMembers(run, session), [], cases)
     parts = [ids_address(part) for part in ID_ROWS if fresh_record(run, ids_address(part))]
     with write_artifact(
-        run.folder(BASELINES),
+        run,
+        BASELINES,
         made_from=require_inputs(run, [DATA, *parts]),
         settings=experiment.cases,
     ) as folder:
@@ -71,7 +72,8 @@ def run_variant(experiment: Experiment, progress: bool) -> str:
     measurements = dict(model.measurements)
     inputs = [DATA, model_address(name), weights_address(fused_name(name))]
     with write_artifact(
-        run.folder(variant_address(name)),
+        run,
+        variant_address(name),
         made_from=require_inputs(run, inputs),
         settings=experiment.cases,
     ) as folder:
