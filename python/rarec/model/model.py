@@ -27,7 +27,7 @@ from rarec.model.entities import EntityBatch
 from rarec.model.tower import Tower
 from rarec.settings import ModelSettings, PromptSettings, as_dict, from_dict
 
-FORMAT = "rarec.model/3"
+FORMAT = "rarec.model/4"
 ADAPTER = "adapter.safetensors"
 
 
@@ -231,6 +231,7 @@ class RARec(nn.Module):
         return {
             "llm": self.backbone.name,
             "llm_revision": self.backbone.revision,
+            "llm_sha256": self.backbone.sha256,
             "llm_quantization": self.backbone.quantization,
             "llm_dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pooling": self.backbone.pooling,
@@ -246,7 +247,8 @@ class RARec(nn.Module):
     ) -> None:
         """Write what was trained as a folder: config.json, adapter.safetensors.
 
-        The language model is kept by its name (and revision), so the folder holds a few MB.
+        The language model is kept by its name, its revision and the hash of its content, so the
+        folder holds a few MB.
 
         Args:
             folder: A new or an empty folder, or a model that is replaced.
@@ -264,7 +266,7 @@ class RARec(nn.Module):
 
     @staticmethod
     def language_model_of(folder: str | os.PathLike[str]) -> LanguageModel:
-        """Return the language model that a folder needs."""
+        """Return the language model that a folder needs, with the content that it must have."""
         stored = read_config(folder, FORMAT)
         return LanguageModel(
             name=stored["llm"],
@@ -272,6 +274,8 @@ class RARec(nn.Module):
             pooling=stored["pooling"],
             quantization=stored["llm_quantization"],
             dtype=stored["llm_dtype"],
+            sha256=stored["llm_sha256"],
+            tuned_as=os.fspath(folder),
         )
 
     @staticmethod
@@ -300,11 +304,14 @@ class RARec(nn.Module):
             backbone: The language model. By default it is loaded by its name.
 
         Raises:
-            ValueError: If the folder holds no model, or the backbone does not fit it.
+            ValueError: If the folder holds no model, or the backbone does not fit it or has another
+                content than the one with which the model was tuned.
         """
         stored = read_config(folder, FORMAT)
+        language_model = cls.language_model_of(folder)
         if backbone is None:
-            backbone, _ = cls.language_model_of(folder).load()
+            backbone, _ = language_model.load()
+        language_model.require(backbone.sha256, backbone.name)
         if backbone.quantization != stored["llm_quantization"]:
             raise ValueError(
                 f"{folder}: expected a backbone with quantization {stored['llm_quantization']}, "

@@ -8,11 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from rarec.artifacts import read_json, write_json
+from rarec.backbone import Backbone
 from rarec.ids import load_ids
 from rarec.members.aligned import AlignedModel
 from rarec.model import ADAPTER, RARec
-from rarec.pipeline.finished import finished_record
+from rarec.pipeline.finished import (
+    finished_record,
+    language_models,
+    settings_to_keep,
+    what_differs,
+)
 from rarec.pipeline.fit_ids import tuning_part
 from rarec.pipeline.samples import load_samples, select_samples
 from rarec.pipeline.session import Session, language_model_of
@@ -21,7 +29,7 @@ from rarec.randomness import seeded
 from rarec.run.folder import DATA, SAMPLES, RunFolder, ids_address, model_address
 from rarec.run.freshness import fresh_record, require_inputs
 from rarec.run.records import Record, write_artifact
-from rarec.settings import AlignSettings, as_dict, differences, from_dict
+from rarec.settings import AlignSettings
 from rarec.training import RichProgress, TrainingReport, train, training_arguments
 
 _IDENTITY = "identity.json"
@@ -55,8 +63,14 @@ def align(
     checkpoints = run.checkpoints(address)
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    _claim(checkpoints, made_from, settings)
-    aligned, report = _tune(run, settings, session, checkpoints)
+    # before the claim: one that is not found is refused without a trace, and now it is here
+    loaded = session.language_model(
+        language_model_of(settings),
+        is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
+    )
+    tuned = language_models(settings)
+    _claim(checkpoints, made_from, settings, tuned)
+    aligned, report = _tune(run, settings, session, checkpoints, loaded)
     # JSON has no NaN, which is the loss of a training that logged none
     measurements = {
         k: v
@@ -66,8 +80,9 @@ def align(
     with write_artifact(
         run.folder(address),
         made_from=made_from,
-        settings=as_dict(settings),
+        settings=settings_to_keep(settings),
         measurements=measurements,
+        language_models=tuned,
     ) as folder:
         part = tuning_part(run) if settings.model.use_ids else None
         ids = None if part is None else f"../../{ids_address(part)}"
@@ -96,12 +111,13 @@ def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:
 
 
 def _tune(
-    run: RunFolder, settings: AlignSettings, session: Session, checkpoints: Path
+    run: RunFolder,
+    settings: AlignSettings,
+    session: Session,
+    checkpoints: Path,
+    loaded: tuple[Backbone, PreTrainedTokenizerBase],
 ) -> tuple[AlignedModel, TrainingReport]:
-    backbone, tokenizer = session.language_model(
-        language_model_of(settings),
-        is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
-    )
+    backbone, tokenizer = loaded
     ids = None
     if settings.model.use_ids or settings.loss.hard_negatives:
         ids = load_ids(run.folder(ids_address(tuning_part(run))))
@@ -133,17 +149,25 @@ def _tune(
     return aligned, report
 
 
-def _claim(folder: Path, made_from: Mapping[str, str], settings: AlignSettings) -> None:
+def _claim(
+    folder: Path,
+    made_from: Mapping[str, str],
+    settings: AlignSettings,
+    tuned: Mapping[str, str],
+) -> None:
     """Note which training a folder has checkpoints of, and refuse those of another one."""
     file = folder / _IDENTITY
     if not file.exists():
-        write_json(file, {"made_from": made_from, "settings": as_dict(settings)})
+        kept = settings_to_keep(settings)
+        write_json(file, {"made_from": made_from, "settings": kept, "language_models": tuned})
         return
     stored = read_json(file)
     before = stored.get("made_from", {})
     inputs = made_from.keys() | before.keys()
     different = sorted(name for name in inputs if made_from.get(name) != before.get(name))
-    different += differences(settings, from_dict(AlignSettings, stored.get("settings", {})))
+    different += what_differs(
+        settings, stored.get("settings", {}), stored.get("language_models", {})
+    )
     if different:
         raise ValueError(
             f"{folder}: expected checkpoints of this training, got those of one with other "

@@ -12,8 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rarec.artifacts import write_config, write_folder
+from rarec.backbone import LanguageModel
 from rarec.ids import IDEmbeddings, TrainedIDs, train_encoders
-from rarec.pipeline.finished import finished_record
+from rarec.pipeline.finished import (
+    finished_record,
+    language_models,
+    settings_to_keep,
+    what_differs,
+)
 from rarec.pipeline.samples import load_samples, select_samples, selection_of
 from rarec.pipeline.session import Session
 from rarec.pipeline.title_vectors import title_vectors
@@ -22,7 +28,7 @@ from rarec.run.folder import DATA, ID_MODEL, SAMPLES, RunFolder, ids_address
 from rarec.run.freshness import fresh_hash, fresh_record
 from rarec.run.records import Record, read_record, write_artifact
 from rarec.selection import held_out_mask
-from rarec.settings import FitSettings, IDSettings, as_dict, differences
+from rarec.settings import FitSettings, IDSettings, differences
 
 FORMAT = "rarec.id-model/1"
 ALL, HELD_OUT = "all", "held-out"
@@ -67,7 +73,12 @@ def fit_ids(
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
     kept = {} if restart else _finished_parts([run, *also_from], wanted, settings.ids)
-    trained = _train(run, settings.ids, wanted.keys() - kept.keys(), session, checkpoints)
+    missing = wanted.keys() - kept.keys()
+    if missing and settings.ids.text:
+        # now it is here
+        session.language_model(LanguageModel(settings.ids.text))
+    read_by = language_models(settings.ids)
+    trained = _train(run, settings.ids, missing, session, checkpoints)
     with write_folder(run.folder(f"ids/{ID_MODEL}")) as folder:
         for part, made_from in wanted.items():
             if part in kept:
@@ -77,8 +88,9 @@ def fit_ids(
             with write_artifact(
                 folder / part,
                 made_from=made_from,
-                settings=as_dict(settings.ids),
+                settings=settings_to_keep(settings.ids),
                 measurements=measurements,
+                language_models=read_by,
             ) as inner:
                 ids.save(inner)
         write_config(folder, FORMAT, {"parts": list(wanted), "source": "trained"})
@@ -193,8 +205,10 @@ def _finished_parts(
         for part, made_from in wanted.items():
             folder = run.folder(ids_address(part))
             record = read_record(folder)
-            same = record is not None and record.made_from == made_from
-            if same and record is not None and record.settings == as_dict(settings):
+            # imported vectors have no settings
+            if record is None or record.made_from != made_from or not record.settings:
+                continue
+            if not what_differs(settings, record.settings, record.language_models):
                 found.setdefault(part, folder)
     return found
 

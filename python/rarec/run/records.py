@@ -30,6 +30,9 @@ class Record:
     """Settings of the step that made it."""
     measurements: Mapping[str, Any] = field(default_factory=dict)
     """What was measured while it was made: times, sizes, counts. They are no part of the hash."""
+    language_models: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the content of each language model that made it, by the setting that names the model.
+    They are no part of the hash."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Hex sha256 of each file by its path in the artifact."""
 
@@ -47,6 +50,7 @@ def write_artifact(
     made_from: Mapping[str, str],
     settings: Mapping[str, Any],
     measurements: dict[str, Any] | None = None,
+    language_models: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary folder that becomes the artifact, with its record, when the block succeeds.
 
@@ -55,6 +59,7 @@ def write_artifact(
         made_from: Hash of each input by its address.
         settings: Settings of the step, as JSON can hold them.
         measurements: What was measured. The block may add to it.
+        language_models: Hash of the content of each language model that makes it.
 
     Yields:
         The folder to write the content into.
@@ -67,6 +72,7 @@ def write_artifact(
             made_from=made_from,
             settings=settings,
             measurements=measurements or {},
+            language_models=language_models or {},
             files=_hashes(folder),
         )
         write_json(folder / RECORD_NAME, asdict(record))
