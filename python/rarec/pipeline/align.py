@@ -15,12 +15,7 @@ from rarec.backbone import Backbone
 from rarec.ids import load_ids
 from rarec.members.aligned import AlignedModel
 from rarec.model import ADAPTER, RARec
-from rarec.pipeline.finished import (
-    finished_record,
-    language_models,
-    settings_to_keep,
-    what_differs,
-)
+from rarec.pipeline.finished import finished_record, settings_to_keep, what_differs
 from rarec.pipeline.fit_ids import tuning_part
 from rarec.pipeline.samples import load_samples, select_samples
 from rarec.pipeline.session import Session, language_model_of
@@ -63,12 +58,13 @@ def align(
     checkpoints = run.checkpoints(address)
     if restart:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    # before the claim: one that is not found is refused without a trace, and now it is here
+    # before the claim, so that a name that is not found leaves no claim
     loaded = session.language_model(
         language_model_of(settings),
         is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
     )
-    tuned = language_models(settings)
+    content = loaded[0].sha256
+    tuned = {} if content is None else {"llm": content}
     _claim(checkpoints, made_from, settings, tuned)
     aligned, report = _tune(run, settings, session, checkpoints, loaded)
     # JSON has no NaN, which is the loss of a training that logged none

@@ -75,7 +75,7 @@ def fit_ids(
     kept = {} if restart else _finished_parts([run, *also_from], wanted, settings.ids)
     missing = wanted.keys() - kept.keys()
     if missing and settings.ids.text:
-        # now it is here
+        # it is downloaded now if it is not on this machine, and its content is known
         session.language_model(LanguageModel(settings.ids.text))
     read_by = language_models(settings.ids)
     trained = _train(run, settings.ids, missing, session, checkpoints)
