@@ -102,7 +102,7 @@ test-wheel: wheel dev
 # the oldest transformers that pyproject.toml allows; everything else comes from .venv
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 # the architectures that it does not know yet are left out by name (`since` in tests/tiny_models.py)
-OLDEST_TESTS ?= $(addprefix tests/test_,$(addsuffix .py,backbone backbone_architectures backbone_loading model))
+OLDEST_TESTS ?= $(addprefix tests/test_,$(addsuffix .py,backbone backbone_architectures backbone_loading backbone_names model))
 test-oldest: dev
 	rm -rf target/oldest
 	$(BIN)/python -m venv --without-pip target/oldest

@@ -16,8 +16,9 @@ ORDER = [
     "processes",
     "memory",
     "randomness",
-    "artifacts",
     "settings",
+    "artifacts",
+
     "data",
     "assets",
     "evaluation",

@@ -16,7 +16,14 @@ from transformers import AutoModel, LlamaConfig, LlamaModel
 
 import rarec.backbone
 from rarec import assets
-from rarec.backbone import load_backbone, loading, quantization, versions
+from rarec.backbone import (
+    LanguageModel,
+    content_sha256,
+    load_backbone,
+    loading,
+    quantization,
+    versions,
+)
 
 HIDDEN, HEADS, KEY_HEADS, LAYERS = 64, 4, 2, 2
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefg", "\u0120", "ab", "cd", "\u0120ab"]
@@ -133,7 +140,45 @@ def test_a_folder_is_loaded(tiny_llm) -> None:
     assert (backbone.n_layers, backbone.hidden_size) == (2, 32)
     assert backbone.dtype == torch.float32
     assert backbone.quantization is None
+    assert backbone.sha256 == content_sha256(tiny_llm)
     assert tokenizer.pad_token == "[PAD]"
+
+
+def test_damaged_weights_are_an_error_of_one_line(tiny_llm, tmp_path) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="no language model") as caught:
+        load_backbone(str(folder), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_another_content_than_the_expected_one_is_refused(tiny_llm, tmp_path, monkeypatch) -> None:
+    folder = shutil.copytree(tiny_llm, tmp_path / "model")
+    before = content_sha256(folder)
+    assert before is not None
+    expected = LanguageModel(str(folder), sha256=before, tuned_as="models/rarec")
+    assert expected.load()[0].sha256 == before
+    assert expected.resolved() == expected
+    (folder / "tokenizer_config.json").write_text("{}")
+    after = content_sha256(folder)
+    assert after is not None
+    # the weights are not loaded first
+    monkeypatch.setattr(loading, "load_backbone", None)
+    for refuse in (expected.load, expected.resolved):
+        with pytest.raises(ValueError, match="models/rarec: ") as caught:
+            refuse()
+        assert str(caught.value) == (
+            f"models/rarec: expected the language model {str(folder)!r} with the content "
+            f"{before[:12]}…, with which it was tuned, got other content {after[:12]}… in "
+            f"{str(folder)!r}"
+        )
+
+
+def test_a_missing_model_is_named_with_the_folder_that_needs_it(tmp_path) -> None:
+    model = LanguageModel(str(tmp_path / "none"), tuned_as="models/rarec")
+    with pytest.raises(ValueError, match=r"models/rarec: no language model '.*none'"):
+        model.load()
 
 
 def test_a_missing_model_is_an_error_of_one_line(tmp_path, monkeypatch) -> None:

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from rarec.backbone import Backbone, load_backbone
+from rarec.backbone import Backbone, LanguageModel, content_sha256, load_backbone
 from rarec.ids import GivenIDs
 from rarec.model import EntityBatch, RARec
 from rarec.settings import ModelSettings, PromptSettings
@@ -285,3 +285,45 @@ def test_a_tuned_language_model_survives_the_disk(backbone, tiny_llm, tmp_path, 
             )
     with pytest.raises(ValueError, match="load it again"):
         RARec.from_pretrained(tmp_path / "model", backbone=own)
+
+
+def other_weights(folder):
+    """Change the weights of a model a little, in the same number of bytes."""
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] = weights["embeddings.LayerNorm.bias"] + 0.1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_language_model_is_known_by_its_content(tiny_llm, tmp_path, monkeypatch):
+    for place in ("here", "there"):
+        shutil.copytree(tiny_llm, tmp_path / place / "llm")
+    other_weights(tmp_path / "there" / "llm")
+    monkeypatch.chdir(tmp_path / "here")
+    towers = model(load_backbone("./llm", device="cpu")[0])
+    towers.save_pretrained(tmp_path / "model")
+    expected = content_sha256(tmp_path / "here" / "llm")
+    found = RARec.language_model_of(tmp_path / "model")
+    assert (found.name, found.sha256) == (str(tmp_path / "here" / "llm"), expected)
+    # from another working directory, in which another folder has that name
+    monkeypatch.chdir(tmp_path / "there")
+    assert RARec.from_pretrained(tmp_path / "model").backbone.sha256 == expected
+    other, _ = load_backbone("./llm", device="cpu")
+    with pytest.raises(ValueError, match=r"model: expected the language model .*/here/llm.* got "):
+        RARec.from_pretrained(tmp_path / "model", backbone=other)
+    same, _ = load_backbone(str(tiny_llm), device="cpu")
+    RARec.from_pretrained(tmp_path / "model", backbone=same)
+    other_weights(tmp_path / "here" / "llm")
+    with pytest.raises(ValueError, match=r"with which it was tuned, got other content .* in "):
+        RARec.from_pretrained(tmp_path / "model")
+
+
+def test_a_language_model_without_files_is_taken_as_it_is(tmp_path):
+    config = BertConfig(
+        vocab_size=20, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=32,
+    )  # fmt: skip
+    backbone = Backbone(BertModel(config))
+    assert backbone.sha256 is None
+    model(backbone).save_pretrained(tmp_path / "model")
+    assert RARec.language_model_of(tmp_path / "model") == LanguageModel("", pooling="mean")
+    RARec.from_pretrained(tmp_path / "model", backbone=Backbone(BertModel(config)))

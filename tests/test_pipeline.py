@@ -8,14 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from rarec.backbone import LanguageModel, content_sha256
 from rarec.data import Dataset, read_dataset
 from rarec.ids import GivenIDs
+from rarec.pipeline import align as align_step
 from rarec.pipeline import fit_ids as fit_step
 from rarec.pipeline import weigh as weigh_step
 from rarec.pipeline.title_vectors import title_vectors
 from rarec.recommender import Recommender
-from rarec.run import RunFolder
+from rarec.run import RunFolder, read_record
 from rarec.settings import AlignSettings, IDSettings, SelectionSettings, TrainingSettings, variant
 
 SELECTION = SelectionSettings(fraction=0.5)
@@ -243,3 +246,124 @@ def test_titles_are_asked_for_before_any_work(planted, tiny_llm):
     # they are read by default
     with pytest.raises(ValueError, match="expected titles"):
         Recommender(bare).fit_ids()
+
+
+def other_weights(folder):
+    """Change one tensor of a language model a little."""
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] = weights["embeddings.LayerNorm.bias"] + 0.1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def places(tiny_llm, tmp_path):
+    """Return two folders, each with a folder `llm`: two language models of one name."""
+    found = tmp_path / "here", tmp_path / "there"
+    for place in found:
+        shutil.copytree(tiny_llm, place / "llm")
+    other_weights(found[1] / "llm")
+    return found
+
+
+def test_another_language_model_of_the_same_name_is_refused(planted, places, tmp_path, monkeypatch):
+    here, there = places
+    reads = replace(IDS, text="./llm")
+    monkeypatch.chdir(here)
+    first = Recommender(planted, folder=tmp_path / "run")
+    first.select(SELECTION)
+    first.fit_ids(reads, all_samples=False)
+    first.align(few_steps("./llm"))
+    contents = [content_sha256(place / "llm") for place in places]
+    for address, role in (("ids/id/held-out", "text"), ("models/rarec", "llm")):
+        record = read_record(first.run.folder(address))
+        assert record is not None
+        assert record.language_models == {role: contents[0]}
+        assert record.settings[role] == str(here / "llm")
+    expected = first.recommend("u001")
+
+    monkeypatch.chdir(there)
+    said: list[str] = []
+    again = Recommender.open(tmp_path / "run", say=said.append)
+    # it finds its own language model
+    assert again.recommend("u001") == expected
+    message = r"content of {} '.*/there/llm' \({:.12}…, now {:.12}…\); restart \(--restart\)"
+    with pytest.raises(ValueError, match=message.format("text", *contents)):
+        again.fit_ids(reads, all_samples=False)
+    with pytest.raises(ValueError, match=message.format("llm", *contents)):
+        again.align(few_steps("./llm"))
+    # the same content by any name is the same language model
+    for name in (str(here / "llm"), "../here/llm", "./copy"):
+        if name == "./copy":
+            shutil.copytree(here / "llm", there / "copy")
+        said.clear()
+        again.fit_ids(replace(IDS, text=name), all_samples=False)
+        again.align(few_steps(name))
+        assert said == ["ids/id is there already", "models/rarec is there already"]
+    again.align(few_steps("./llm"), restart=True)
+    record = read_record(again.run.folder("models/rarec"))
+    assert record is not None
+    assert record.language_models == {"llm": contents[1]}
+
+
+def test_a_language_model_that_has_changed_is_not_used(planted, places, tmp_path):
+    llm = places[0] / "llm"
+    recommender = Recommender(planted, folder=tmp_path / "run")
+    recommender.select(SELECTION)
+    recommender.fit_ids(IDS, all_samples=False)
+    recommender.align(few_steps(llm))
+    other_weights(llm)
+    with pytest.raises(ValueError, match=r"models/rarec: expected the language model '.*/here/llm"):
+        Recommender.open(tmp_path / "run").recommend("u001")
+    # nor by the process that has the earlier one in memory
+    with pytest.raises(ValueError, match="models/rarec was made with other settings: content of"):
+        recommender.align(few_steps(llm))
+    recommender.align(few_steps(llm), restart=True)
+    other, _ = recommender.session.language_model(LanguageModel(str(llm)))
+    assert other.sha256 == content_sha256(llm)
+    # without the folder the model stands for itself
+    shutil.rmtree(llm)
+    recommender.align(few_steps(llm))
+    with pytest.raises(ValueError, match=r"models/rarec: no language model '.*nothing is at"):
+        Recommender.open(tmp_path / "run").recommend("u001")
+
+
+def test_a_stopped_training_goes_on_with_the_same_language_model_alone(
+    planted, places, tmp_path, monkeypatch
+):
+    here, there = places
+    monkeypatch.chdir(here)
+    recommender = Recommender(planted, folder=tmp_path / "run")
+    recommender.select(SELECTION)
+    recommender.fit_ids(IDS, all_samples=False)
+    # a name that is not found leaves nothing that is in the way of the right one
+    with pytest.raises(ValueError, match=r"write '\./llm' for it"):
+        recommender.align(few_steps("llm"))
+    with monkeypatch.context() as patch:
+        patch.setattr(align_step, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            recommender.align(few_steps("./llm"))
+    monkeypatch.chdir(there)
+    with pytest.raises(ValueError, match=r"got those of one with other .*content of llm"):
+        recommender.align(few_steps("./llm"))
+    shutil.copytree(here / "llm", there / "copy")
+    recommender.align(few_steps("./copy"))
+
+
+def test_a_stopped_id_training_goes_on_with_the_same_language_model_alone(
+    planted, places, tmp_path, monkeypatch
+):
+    here, there = places
+    monkeypatch.chdir(here)
+    recommender = Recommender(planted, folder=tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_step, "TrainedIDs", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            recommender.fit_ids(replace(IDS, text="./llm"), all_samples=False)
+    monkeypatch.chdir(there)
+    with pytest.raises(ValueError, match=r"checkpoint of another training \(different: text\)"):
+        recommender.fit_ids(replace(IDS, text="./llm"), all_samples=False)
+    recommender.fit_ids(replace(IDS, text="../here/llm"), all_samples=False)
+
+
+def stopped(*given, **options):
+    raise KeyboardInterrupt

@@ -100,7 +100,7 @@ def test_a_weight_of_an_older_model_is_out_of_date(run):
     assert fresh_record(run, "weights/rarec+id") is None
 
 
-def test_measurements_are_no_part_of_the_hash(run):
+def test_measurements_and_language_models_are_no_part_of_the_hash(run):
     make(run, "samples", "data")
     before = fresh_hash(run, "samples")
     with write_artifact(
@@ -108,11 +108,13 @@ def test_measurements_are_no_part_of_the_hash(run):
         made_from={"data": run.data_hash},
         settings={},
         measurements={"seconds": 3.0},
+        language_models={"llm": "3fa2"},
     ) as folder:
         (folder / "content.txt").write_text("x")
     record = fresh_record(run, "samples")
     assert record is not None
     assert record.measurements == {"seconds": 3.0}
+    assert record.language_models == {"llm": "3fa2"}
     assert fresh_hash(run, "samples") == before
 
 
@@ -121,6 +123,7 @@ def test_measurements_are_no_part_of_the_hash(run):
     [
         ({"made_from": 3}, "made_from to be"),
         ({"files": {"a": 1}}, "files to be"),
+        ({"language_models": {"llm": 1}}, "language_models to be"),
         ({"format": "rarec.record/9"}, "expected format 'rarec.record/1'"),
         ({"unknown": 1}, "expected a field of Record, got 'unknown'"),
     ],

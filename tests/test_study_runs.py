@@ -241,6 +241,38 @@ def test_what_is_done_is_not_done_again(study, studied, tmp_path, without_proces
         run_study(replace(study, seeds=(0,)), tmp_path, jobs=0)
 
 
+def test_another_language_model_of_the_same_name_is_noticed(
+    study, tiny_llm, tmp_path, without_processes
+):
+    llm = shutil.copytree(tiny_llm, tmp_path / "llm")
+    texts = shutil.copytree(tiny_llm, tmp_path / "texts")
+
+    def asked(**names) -> str:
+        """Return what the study says it has to do."""
+        values = {"align.llm": str(llm), "ids.text": str(texts), **names}
+        source = replace(study.data[0], settings={**study.data[0].settings, **values})
+        small = replace(
+            study, data=(source,), variants={"base": {}}, seeds=(0,), names={}, id_models={}
+        )
+        said: list[str] = []
+        run_study(small, tmp_path / "study", n_bootstrap=20, say=said.append)
+        return said[0]
+
+    def change(folder) -> None:
+        config = (folder / "tokenizer_config.json").read_text()
+        (folder / "tokenizer_config.json").write_text(config + " ")
+
+    assert asked() == "1 trainings, 1 of them to do now"
+    # the same content by another name
+    assert asked(**{"align.llm": str(tiny_llm)}) == "1 trainings, 0 of them to do now"
+    change(llm)
+    assert asked() == "1 trainings, 1 of them to do now"
+    assert asked() == "1 trainings, 0 of them to do now"
+    change(texts)
+    with pytest.raises(ValueError, match=r"1 failed.*content of text '.*/texts'"):
+        asked()
+
+
 def test_a_training_that_fails_does_not_end_the_others(study, tmp_path, without_processes):
     variants = {
         "base": {},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,6 +29,7 @@ def run_demo(
     quick: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = print,
+    wait: bool = False,
 ) -> tuple[Recommender, dict[str, Any]]:
     """Return the recommender and its results. Steps that are done already are not done again.
 
@@ -40,13 +40,12 @@ def run_demo(
         quick: Take a few training steps only; the numbers mean nothing.
         progress: Whether bars are shown.
         say: Function that is given each message about what is done.
+        wait: Wait for another process that makes the same artifact.
 
     Raises:
         ValueError: If the folder has a run of other data or of other settings and no restart. A
             quick run and a full run have different settings.
     """
-    if restart and RunFolder.exists(folder):
-        shutil.rmtree(folder)
     settings = settings or AlignSettings()
     if quick:
         settings = replace(settings, training=QUICK_TRAINING)
@@ -58,7 +57,8 @@ def run_demo(
     dataset = read_dataset(fetch("ml-100k"))
     for line in dataset.report.lines():
         detail(line)
-    recommender = Recommender(dataset, folder=folder, progress=progress, say=detail)
+    RunFolder.create(folder, dataset, restart=restart, wait=wait)
+    recommender = Recommender.open(folder, progress=progress, say=detail, wait=wait)
 
     say("2. tuning samples: chosen before anything is trained")
     detail(recommender.select().summary())

@@ -5,7 +5,6 @@ Axes: Q queries, K vectors of a query, D vector width, N items.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +17,32 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rarec import _rust
-from rarec.artifacts import read_config, write_config, write_folder
+from rarec.artifacts import (
+    read_config,
+    read_json,
+    read_whole,
+    write_config,
+    write_folder,
+    write_json,
+)
 from rarec.data import Histories
+from rarec.settings import CountOrZero, typed
 
 FORMAT = "rarec.index/1"
 _VECTORS = "vectors.safetensors"
 _ITEMS = "items.json"
 # from this number of items on, the byte codes save enough time to be worth their memory
 _SCREENED_FROM = 20_000
+
+
+@typed
+class _Config:
+    """What the config of an index says."""
+
+    n_items: CountOrZero
+    """Number of items."""
+    width: CountOrZero
+    """Width of the vectors."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +250,7 @@ class ItemIndex:
             write_config(temporary, FORMAT, {"n_items": n_items, "width": width})
             save_file({"vectors": self.vectors}, temporary / _VECTORS)
             items = {"item_ids": self.item_ids, "titles": self.titles}
-            text = json.dumps(items, ensure_ascii=False)
-            (temporary / _ITEMS).write_text(text, encoding="utf-8")
+            write_json(temporary / _ITEMS, items)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ItemIndex:
@@ -243,16 +259,22 @@ class ItemIndex:
         Raises:
             ValueError: If the folder holds no index, or if its files do not fit together.
         """
-        config = read_config(folder, FORMAT)
+        path = Path(folder)
+        return read_whole(path, lambda: cls._read(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> ItemIndex:
+        config = read_config(path, FORMAT, _Config)
         try:
-            vectors = load_file(Path(folder) / _VECTORS)["vectors"]
-            items = json.loads((Path(folder) / _ITEMS).read_text(encoding="utf-8"))
+            vectors = load_file(path / _VECTORS)["vectors"]
+            items = read_json(path / _ITEMS)
             index = cls(vectors, items["item_ids"], items["titles"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"expected a complete index in {folder}, got: {error}") from error
-        if list(vectors.shape) != [config.get("n_items"), config.get("width")]:
+            raise ValueError(f"{path}: expected a complete index ({error})") from error
+        if list(vectors.shape) != [config.n_items, config.width]:
             raise ValueError(
-                f"expected vectors of the size in {folder}/config.json, got {list(vectors.shape)}"
+                f"{path / _VECTORS}: expected vectors [{config.n_items}, {config.width}], "
+                f"got {list(vectors.shape)}"
             )
         return index
 

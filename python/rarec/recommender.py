@@ -200,18 +200,25 @@ class Recommender:
         )
         return fit_ids(self.run, both, self.session, restart=restart)
 
-    def use_ids(self, ids: IDEmbeddings, *, restart: bool = False) -> None:
+    def use_ids(
+        self,
+        ids: IDEmbeddings,
+        *,
+        selection: SelectionSettings | None = None,
+        restart: bool = False,
+    ) -> None:
         """Take ID vectors that were made elsewhere.
 
         Args:
             ids: The vectors, one row for each item of the dataset.
+            selection: How the tuning samples are chosen, too; by default they stay as they are.
             restart: Take them in place of an ID model that is there.
 
         Raises:
             ValueError: If the number of items differs, or other ID vectors are there and no
                 restart.
         """
-        import_ids(self.run, ids, self.session, restart=restart)
+        import_ids(self.run, ids, self.session, selection=selection, restart=restart)
 
     def align(
         self, settings: AlignSettings | None = None, *, restart: bool = False
@@ -254,9 +261,7 @@ class Recommender:
         Returns:
             `{"protocol", "rows", "paired"}` (docs/method.md, Results).
         """
-        return evaluate(
-            self.members, part, n_bootstrap=n_bootstrap, models=models, restart=restart
-        )
+        return evaluate(self.members, part, n_bootstrap=n_bootstrap, models=models, restart=restart)
 
     def recommend(
         self,

@@ -21,6 +21,7 @@ from rarec.backbone.attention import AttentionContext, Prefix
 from rarec.backbone.blocks import Blocks, find_blocks
 from rarec.backbone.layers import discover, layer_prefix, state_sizes, without_cache
 from rarec.backbone.lora import add_lora
+from rarec.backbone.names import full_name
 from rarec.backbone.prepared import PreparedPrefixes, prepare
 from rarec.backbone.texts import Layout, Packing, find_packing, short_texts
 
@@ -38,6 +39,7 @@ class Backbone:
         name: Name to load the model by; the name that transformers knows by default.
         revision: Revision of that name on the Hugging Face hub.
         quantization: `8bit` or `4bit` if the weights are quantized, else None.
+        sha256: Hash of its files (see `content_sha256`); None if it was built in memory.
 
     Raises:
         ValueError: If the model does not call the attention interface, or if pooling is unknown.
@@ -51,6 +53,7 @@ class Backbone:
         name: str | None = None,
         revision: str | None = None,
         quantization: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         if pooling is not None and pooling not in POOLINGS:
             raise ValueError(f"expected pooling to be one of {list(POOLINGS)}, got {pooling!r}")
@@ -58,9 +61,11 @@ class Backbone:
         self.layers = discover(model)
         causal = bool(getattr(self.layers[0].module, "is_causal", False))
         self.pooling = pooling or ("last" if causal else "mean")
-        self.name = name or str(model.name_or_path)
+        # a path, made absolute, means the same in any working directory
+        self.name = full_name(name or str(model.name_or_path))
         self.revision = revision
         self.quantization = quantization
+        self.sha256 = sha256
         self.hidden_size = int(model.config.hidden_size)
         self._runs_from: dict[int, bool] = {}
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file, is_gguf_available
 
 from rarec import assets
 from rarec.backbone.backbone import POOLINGS, Backbone
+from rarec.backbone.content import content_sha256, gguf_files, short_hash
+from rarec.backbone.names import (
+    POOLING_FILE,
+    fetched,
+    full_name,
+    hub_source,
+    path_hint,
+    place_of,
+)
 from rarec.backbone.quantization import (
     check_quantization,
     quantization_config,
@@ -25,7 +35,6 @@ from rarec.backbone.versions import older_than
 # older versions make a different tokenizer from a GGUF file: it adds a token before each text
 _GGUF_TRANSFORMERS = "5.6"
 
-_POOLING_FILE = "1_Pooling/config.json"
 #: Poolings of rarec by the names that sentence-transformers uses.
 _POOLINGS = {
     "mean": "mean",
@@ -43,11 +52,13 @@ class LanguageModel:
     """The name of a language model, and how to load it.
 
     Attributes:
-        name: Folder, GGUF file, asset name or hub name of the model (see `load_backbone`).
+        name: Path, asset name or hub name of the model (see `load_backbone`).
         revision: Hub revision of the model.
         pooling: Pooling of the token states (see `load_backbone`).
         quantization: `8bit`, `4bit` or None.
         dtype: Dtype of the weights: `float32`, `bfloat16` or `float16`.
+        sha256: Hash of the content that the model must have (see `content_sha256`); None takes any.
+        tuned_as: Folder of the model that was tuned with this content, for messages.
     """
 
     name: str
@@ -55,6 +66,8 @@ class LanguageModel:
     pooling: str | None = None
     quantization: str | None = None
     dtype: str = "float32"
+    sha256: str | None = None
+    tuned_as: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.pooling is not None and self.pooling not in POOLINGS:
@@ -66,13 +79,60 @@ class LanguageModel:
             raise ValueError(f"expected dtype to be one of {list(DTYPES)}, got {self.dtype!r}")
 
     def load(self) -> tuple[Backbone, PreTrainedTokenizerBase]:
-        """Return the model as a backbone, and its tokenizer (see `load_backbone`)."""
-        return load_backbone(
-            self.name,
-            revision=self.revision,
-            dtype=getattr(torch, self.dtype),
-            pooling=self.pooling,
-            quantization=self.quantization,
+        """Return the model as a backbone, and its tokenizer (see `load_backbone`).
+
+        Raises:
+            ValueError: If the model cannot be loaded, or has another content than it must have.
+        """
+        # before the weights are loaded, if they are on this machine
+        self.resolved()
+        try:
+            backbone, tokenizer = load_backbone(
+                self.name,
+                revision=self.revision,
+                dtype=getattr(torch, self.dtype),
+                pooling=self.pooling,
+                quantization=self.quantization,
+            )
+        except ValueError as error:
+            if not self.tuned_as:
+                raise
+            raise ValueError(f"{self.tuned_as}: {error}") from error
+        self.require(backbone.sha256)
+        return backbone, tokenizer
+
+    def content(self) -> str | None:
+        """Return the hash of the content that the name has now; None if it is not here."""
+        place = place_of(self.name, self.revision)
+        return None if place is None else content_sha256(place)
+
+    def resolved(self) -> LanguageModel:
+        """Return the same model with its name in any working directory and its content now.
+
+        Raises:
+            ValueError: If the model has another content than it must have.
+        """
+        content = self.content()
+        self.require(content)
+        return replace(self, name=full_name(self.name), sha256=content)
+
+    def require(self, content: str | None, place: str | None = None) -> None:
+        """Refuse another content than the model must have.
+
+        Args:
+            content: Hash of the content that was found; None, which is not known, is taken.
+            place: Where it was found; by default the place that the name means.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        if None in (content, self.sha256) or content == self.sha256:
+            return
+        place = place or str(place_of(self.name, self.revision) or self.name)
+        raise ValueError(
+            f"{self.tuned_as or self.name}: expected the language model {self.name!r} with the "
+            f"content {short_hash(str(self.sha256))}, with which it was tuned, got other content "
+            f"{short_hash(str(content))} in {place!r}"
         )
 
 
@@ -88,7 +148,8 @@ def load_backbone(
     """Return the named model as a backbone, and its tokenizer.
 
     Args:
-        name: Folder, GGUF file, name in `rarec.assets`, or name on the Hugging Face hub.
+        name: Path of a folder or a GGUF file, name in `rarec.assets`, or name on the Hugging Face
+            hub. A path is absolute or begins with `./`, `../` or `~`; a folder `llm` is `./llm`.
         revision: Hub revision of the language model.
         dtype: Dtype of the weights; float32 by default.
         device: Device of the model; by default a GPU if there is one.
@@ -102,17 +163,19 @@ def load_backbone(
             package that it needs is not installed, or if its pooling is unknown.
     """
     check_quantization(quantization)
-    path = Path(assets.fetch(name) if name in assets.names() else name)
-    gguf = _gguf_file(path)
+    try:
+        place = fetched(name)
+    except FileNotFoundError as error:
+        raise _not_found(name, error) from None
+    gguf = None if place is None else _gguf_file(place)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype or torch.float32
     if gguf is not None:
-        source, options = str(gguf.parent), {"gguf_file": gguf.name}
+        options: dict[str, Any] = {"gguf_file": gguf.name}
         weights = _dequantized(options)
     else:
-        source, options = str(path) if path.exists() else name, {"revision": revision}
-        weights = options
+        options = weights = {"revision": revision}
         if quantization is not None:
             weights = {
                 **options,
@@ -120,14 +183,14 @@ def load_backbone(
                 "device_map": {"": device},
             }
     try:
+        if place is None:
+            source = hub_source(name, revision)
+        else:
+            source = str(place if gguf is None else gguf.parent)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModel.from_pretrained(source, dtype=dtype, **weights)
-    except (OSError, ValueError, ImportError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"no language model {name!r}: expected a folder with config.json or a .gguf file, one "
-            f"of {assets.names()}, or a model on the Hugging Face hub ({cause})"
-        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise _not_found(name, error) from error
     if quantization is None:
         model = model.to(device)
     else:
@@ -142,8 +205,19 @@ def load_backbone(
         name=name,
         revision=revision,
         quantization=quantization,
+        sha256=LanguageModel(name, revision).content(),
     )
     return backbone, tokenizer
+
+
+def _not_found(name: str, error: Exception) -> ValueError:
+    """Return the error of one line about a model that cannot be loaded."""
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"no language model {name!r}: expected the path of a folder with config.json or of a .gguf "
+        f"file, one of {assets.names()}, or a model on the Hugging Face hub ({cause})"
+        f"{path_hint(name)}"
+    )
 
 
 def _gguf_file(path: Path) -> Path | None:
@@ -153,12 +227,7 @@ def _gguf_file(path: Path) -> Path | None:
         ValueError: If a folder has several GGUF files, or if a package that reads them is missing
             or too old.
     """
-    if path.suffix == ".gguf" and path.is_file():
-        files = [path]
-    elif path.is_dir() and not any(path.glob("*.safetensors")):
-        files = sorted(path.glob("*.gguf"))
-    else:
-        return None
+    files = gguf_files(path)
     if len(files) > 1:
         raise ValueError(
             f"expected one .gguf file in {path}, got {', '.join(file.name for file in files)}: "
@@ -188,7 +257,7 @@ def _pooling_beside(source: str, revision: str | None) -> str | None:
     """
     file = cached_file(
         source,
-        _POOLING_FILE,
+        POOLING_FILE,
         revision=revision,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,

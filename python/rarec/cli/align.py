@@ -14,6 +14,7 @@ from rarec.cli.options import (
     PrintConfig,
     Restart,
     Run,
+    Wait,
     file_values,
     given_values,
     setting,
@@ -63,6 +64,7 @@ def align(
     ] = False,
     seed: Annotated[int | None, setting(AlignSettings, "seed")] = None,
     restart: Restart = False,
+    wait: Wait = False,
     config: Config = None,
     assignments: Assignments = None,
     print_config: PrintConfig = False,
@@ -91,7 +93,7 @@ def align(
     quiet_libraries()
     from rarec.recommender import Recommender
 
-    recommender = Recommender.open(run, progress=True, say=say)
+    recommender = Recommender.open(run, progress=True, say=say, wait=wait)
     report = asdict(recommender.align(settings, restart=restart))
     output.print(measurements_table({"": report}, f"{run}/models/{settings.member}"))
     write_json(report, json_file)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rarec.cli.options import Json
+from rarec.cli.options import Json, Wait
 from rarec.cli.printing import output, say, write_json
 from rarec.cli.tables import newest_titles, recommendations_table, results_tables
 from rarec.progress import quiet_libraries
@@ -21,6 +21,7 @@ def demo(
     restart: Annotated[
         bool, typer.Option("--restart", help="Remove an earlier run, and begin again.")
     ] = False,
+    wait: Wait = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -38,7 +39,7 @@ def demo(
     quiet_libraries()
     from rarec.demo import run_demo
 
-    recommender, results = run_demo(run, restart=restart, quick=quick, say=say)
+    recommender, results = run_demo(run, restart=restart, quick=quick, say=say, wait=wait)
     for table in results_tables(results):
         output.print(table)
     say(newest_titles(recommender.dataset, user))

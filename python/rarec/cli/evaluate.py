@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rarec.cli.options import Json, Run
+from rarec.cli.options import Json, Restart, Run, Wait
 from rarec.cli.printing import output, say, write_json
 from rarec.cli.tables import results_tables
 from rarec.progress import quiet_libraries
@@ -20,6 +20,8 @@ def evaluate(
     bootstrap: Annotated[
         int, typer.Option(help="Number of resamples of the confidence intervals.")
     ] = 1000,
+    restart: Restart = False,
+    wait: Wait = False,
     json_file: Json = None,
 ) -> None:
     """Rank the whole catalogue for each user, and show everything that was fitted in one table.
@@ -30,8 +32,8 @@ def evaluate(
     quiet_libraries()
     from rarec.recommender import Recommender
 
-    recommender = Recommender.open(run, progress=True, say=say)
-    results = recommender.evaluate(part, n_bootstrap=bootstrap)
+    recommender = Recommender.open(run, progress=True, say=say, wait=wait)
+    results = recommender.evaluate(part, n_bootstrap=bootstrap, restart=restart)
     for table in results_tables(results):
         output.print(table)
     say(f"The results are in {run}/results/{part}.")

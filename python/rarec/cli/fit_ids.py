@@ -15,6 +15,7 @@ from rarec.cli.options import (
     PrintConfig,
     Restart,
     Run,
+    Wait,
     file_values,
     given_values,
     setting,
@@ -75,6 +76,7 @@ def fit_ids(
         bool, typer.Option("--normalize", help="Scale each imported vector to length one.")
     ] = False,
     restart: Restart = False,
+    wait: Wait = False,
     config: Config = None,
     assignments: Assignments = None,
     print_config: PrintConfig = False,
@@ -114,12 +116,11 @@ def fit_ids(
     from rarec.pipeline.samples import selection_summary
     from rarec.recommender import Recommender
 
-    recommender = Recommender.open(run, progress=True, say=say)
+    recommender = Recommender.open(run, progress=True, say=say, wait=wait)
     measurements: dict[str, dict[str, Any]]
     if vectors is not None and ids is not None:
         imported = _read(recommender.dataset, [vectors, ids, user_vectors, user_ids], normalize)
-        recommender.use_ids(imported, restart=restart)
-        recommender.select(settings.selection)
+        recommender.use_ids(imported, selection=settings.selection, restart=restart)
         measurements = {"imported": _counts(imported)}
         say(
             "These vectors may have been trained on the tuning samples. Tune on interactions that "

@@ -27,6 +27,14 @@ Restart = Annotated[
     bool,
     typer.Option("--restart", help="Begin this step again, and replace what it has made before."),
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Wait for another process that makes the same thing in this run. Without it the "
+        "command ends and says which process that is.",
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -34,7 +42,15 @@ Config = Annotated[
         help="Settings file in TOML. Flags and --set change what it says.",
     ),
 ]
-PrintConfig = Annotated[
+PrintWait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Wait for another process that makes the same thing in this run. Without it the "
+        "command ends and says which process that is.",
+    ),
+]
+Config = Annotated[
     bool,
     typer.Option(
         "--print-config",

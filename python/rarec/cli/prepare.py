@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rarec.cli.options import Assignments, Json, given_values, setting
+from rarec.cli.options import Assignments, Json, Wait, given_values, setting
 from rarec.cli.printing import output, say, write_json
 from rarec.cli.tables import measurements_table
 from rarec.settings import PrepareSettings, with_values
@@ -33,6 +33,13 @@ def prepare(
     min_user: Annotated[int | None, setting(PrepareSettings, "read.min_user_interactions")] = None,
     min_item: Annotated[int | None, setting(PrepareSettings, "read.min_item_interactions")] = None,
     split: Annotated[str | None, setting(PrepareSettings, "split.kind")] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Remove the run that is there, with all it holds, and begin again."
+        ),
+    ] = False,
+    wait: Wait = False,
     assignments: Assignments = None,
     json_file: Json = None,
 ) -> None:
@@ -62,8 +69,8 @@ def prepare(
         columns=settings.columns,
         options=settings.read,
     )
-    is_there = RunFolder.exists(run)
-    prepared = RunFolder.create(run, dataset, settings.split)
+    is_there = RunFolder.exists(run) and not restart
+    prepared = RunFolder.create(run, dataset, settings.split, restart=restart, wait=wait)
     for line in dataset.report.lines():
         say(line)
     say(f"split: {prepared.split.description['rule']}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rarec.cli.options import Json, Run
+from rarec.cli.options import Json, Run, Wait
 from rarec.cli.printing import output, say, write_json
 from rarec.cli.tables import newest_titles, recommendations_table
 from rarec.progress import quiet_libraries
@@ -38,6 +38,7 @@ def recommend(
     alone: Annotated[
         bool, typer.Option("--alone", help="Do not add the score of the ID model.")
     ] = False,
+    wait: Wait = False,
     json_file: Json = None,
 ) -> None:
     """Recommend items to a known user, or for a history that is given as item ids or titles."""
@@ -46,7 +47,7 @@ def recommend(
     quiet_libraries()
     from rarec.recommender import Recommender
 
-    recommender = Recommender.open(run, say=say)
+    recommender = Recommender.open(run, say=say, wait=wait)
     found = recommender.recommend(
         user,
         items=item or (),

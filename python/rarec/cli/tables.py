@@ -14,6 +14,7 @@ from rarec.settings import describe
 if TYPE_CHECKING:
     from rarec.data import Dataset
     from rarec.index import Recommendation
+    from rarec.run import Inspected
 
 _SHOWN = ("hr@10", "ndcg@10", "hr@100")
 _NO_TITLE = "(no title)"
@@ -61,6 +62,19 @@ def recommendations_table(found: Sequence[Recommendation], user: str | None) -> 
     for place, item in enumerate(found, start=1):
         row = (item.item_id, item.title or _NO_TITLE, f"{item.score:.3f}")
         table.add_row(str(place), *map(escape, row))
+    return table
+
+
+def inspection_table(found: Sequence[Inspected], run: str) -> Table:
+    """Return one line for each part of a run: where it is, and how it is.
+
+    Args:
+        found: What was found of each part.
+        run: The run folder.
+    """
+    table = Table(title=escape(run), show_header=False, box=SIMPLE_HEAD, pad_edge=False)
+    for part in found:
+        table.add_row(escape(part.address), escape(part.remark))
     return table
 
 

@@ -18,16 +18,31 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.exceptions import PolarsError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rarec.artifacts import read_config, write_config, write_folder
+from rarec.artifacts import read_config, read_whole, write_config, write_folder
 from rarec.data.histories import Histories
 from rarec.data.report import Report, tied_events
 from rarec.data.tables import DataError
+from rarec.settings import typed
 
-FORMAT = "rarec.dataset/1"
+FORMAT = "rarec.dataset/2"
 # similar ids are not searched among more ids than this: the error message would come too late
 _MAX_IDS_COMPARED = 20_000
+
+
+@typed
+class _Config:
+    """What the config of a dataset says."""
+
+    content_hash: str
+    """Hash of the ids, titles and histories."""
+    report: Mapping[str, Any]
+    """What was found in the source."""
+    description: Mapping[str, Any]
+    """Where the data came from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,26 +174,27 @@ class Dataset:
         Raises:
             ValueError: If the folder holds no dataset, or its content is not what was written.
         """
-        config = read_config(folder, FORMAT)
         path = Path(folder)
-        for name in ("histories.safetensors", "users.parquet", "items.parquet"):
-            if not (path / name).is_file():
-                raise DataError(f"expected {name} in {folder}, got none")
-        arrays = load_file(path / "histories.safetensors")
-        items = pl.read_parquet(path / "items.parquet", glob=False)
-        dataset = cls(
-            pl.read_parquet(path / "users.parquet", glob=False)["user_id"].to_list(),
-            items["item_id"].to_list(),
-            items["title"].to_list(),
-            Histories(arrays["offsets"], arrays["items"], arrays.get("times")),
-            Report.from_dict(config["report"]),
-            config["description"],
-        )
-        if dataset.content_hash != config["content_hash"]:
-            raise DataError(
-                f"expected the content {config['content_hash']} in {folder}, "
-                f"got {dataset.content_hash}: a file was changed after it was written"
+        return read_whole(path, lambda: cls._read(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> Dataset:
+        # the files are those that were written, and the hash of the content with them
+        config = read_config(path, FORMAT, _Config)
+        try:
+            arrays = load_file(path / "histories.safetensors")
+            items = pl.read_parquet(path / "items.parquet", glob=False)
+            dataset = cls(
+                pl.read_parquet(path / "users.parquet", glob=False)["user_id"].to_list(),
+                items["item_id"].to_list(),
+                items["title"].to_list(),
+                Histories(arrays["offsets"], arrays["items"], arrays.get("times")),
+                Report.from_dict(config.report),
+                config.description,
             )
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError, PolarsError) as error:
+            raise DataError(f"{path}: expected a dataset ({error})") from error
+        dataset.__dict__["content_hash"] = config.content_hash
         return dataset
 
     @cached_property

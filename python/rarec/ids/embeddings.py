@@ -6,8 +6,10 @@ Axes: N items, U users, C histories, K vectors per user, E vector width.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,17 +17,29 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rarec.artifacts import read_config, write_config, write_folder
+from rarec.artifacts import read_config, read_whole, write_config, write_folder
 from rarec.data import Histories
 from rarec.ids.encoder import HistoryEncoder, encode_histories
 from rarec.ids.items import IDTable, IDTextSum
 from rarec.ids.models import build_encoder
 from rarec.randomness import seeded
-from rarec.settings import IDSettings, as_dict, from_dict
+from rarec.settings import CountOrZero, IDSettings, as_dict, from_dict, typed
 
 FORMAT = "rarec.ids/1"
 # the tensor in the file of an encoder that is no part of its state
 _TEXT = "text_vectors"
+
+
+@typed
+class _Config:
+    """What the config of ID embeddings says."""
+
+    source: Literal["trained", "given"]
+    """Whether rarec trained them."""
+    n_items: CountOrZero = 0
+    """Number of items of an ID model."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of an ID model."""
 
 
 class IDEmbeddings(Protocol):
@@ -216,17 +230,21 @@ def load_ids(folder: str | os.PathLike[str]) -> TrainedIDs | GivenIDs:
     Raises:
         ValueError: If the folder has no ID embeddings, or if they cannot be read.
     """
-    folder = Path(folder)
-    config = read_config(folder, FORMAT)
+    path = Path(folder)
+    return read_whole(path, lambda: _read(path))
+
+
+def _read(folder: Path) -> TrainedIDs | GivenIDs:
+    config = read_config(folder, FORMAT, _Config)
     try:
-        if config["source"] == "given":
+        if config.source == "given":
             return GivenIDs(**load_file(folder / "vectors.safetensors"))
-        settings = from_dict(IDSettings, config["settings"])
+        settings = from_dict(IDSettings, config.settings)
         tensors = load_file(folder / "encoder.safetensors")
         text = tensors.pop(_TEXT) if settings.text else None
         # the initial values, which the loaded ones replace, are not taken from the caller
         with seeded(settings.seed):
-            encoder = build_encoder(settings, int(config["n_items"]), text)
+            encoder = build_encoder(settings, config.n_items, text)
         known = tensors.pop("item_known")
         encoder.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -238,11 +238,13 @@ class _Training:
 
     def _identity(self) -> dict[str, Any]:
         """Return what a checkpoint must share with this training; JSON values."""
+        # the digest of its vectors tells which language model reads the titles, by whatever name
+        settings = {k: v for k, v in as_dict(self.settings).items() if k != "text"}
         frozen = hashlib.sha256()
         for buffer in self.encoder.items.buffers():
             frozen.update(buffer.cpu().contiguous().numpy().tobytes())
         return {
-            "settings": as_dict(self.settings),
+            "settings": settings,
             "data": self.windows.digest(),
             "text": frozen.hexdigest(),
             "parameters": {n: list(p.shape) for n, p in self.encoder.named_parameters()},

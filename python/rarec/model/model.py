@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rarec.artifacts import read_config, write_config, write_folder
+from rarec.artifacts import read_whole, write_config, write_folder
 from rarec.backbone import Backbone, LanguageModel, PreparedPrefixes
 from rarec.ids import IDEmbeddings, load_ids
 from rarec.model.entities import EntityBatch
+from rarec.model.stored import FORMAT, read_stored_model
 from rarec.model.tower import Tower
-from rarec.settings import ModelSettings, PromptSettings, as_dict, from_dict
+from rarec.settings import ModelSettings, PromptSettings, as_dict
 
-FORMAT = "rarec.model/3"
 ADAPTER = "adapter.safetensors"
 
 
@@ -231,6 +231,7 @@ class RARec(nn.Module):
         return {
             "llm": self.backbone.name,
             "llm_revision": self.backbone.revision,
+            "llm_sha256": self.backbone.sha256,
             "llm_quantization": self.backbone.quantization,
             "llm_dtype": str(self.backbone.dtype).removeprefix("torch."),
             "pooling": self.backbone.pooling,
@@ -246,7 +247,8 @@ class RARec(nn.Module):
     ) -> None:
         """Write what was trained as a folder: config.json, adapter.safetensors.
 
-        The language model is kept by its name (and revision), so the folder holds a few MB.
+        The language model is kept by its name, its revision and the hash of its content, so the
+        folder holds a few MB.
 
         Args:
             folder: A new or an empty folder, or a model that is replaced.
@@ -264,20 +266,13 @@ class RARec(nn.Module):
 
     @staticmethod
     def language_model_of(folder: str | os.PathLike[str]) -> LanguageModel:
-        """Return the language model that a folder needs."""
-        stored = read_config(folder, FORMAT)
-        return LanguageModel(
-            name=stored["llm"],
-            revision=stored["llm_revision"],
-            pooling=stored["pooling"],
-            quantization=stored["llm_quantization"],
-            dtype=stored["llm_dtype"],
-        )
+        """Return the language model that a folder needs, with the content that it must have."""
+        return read_stored_model(folder).language_model(folder)
 
     @staticmethod
     def settings_of(folder: str | os.PathLike[str]) -> ModelSettings:
         """Return the settings of the model in a folder."""
-        return from_dict(ModelSettings, read_config(folder, FORMAT)["model"])
+        return read_stored_model(folder).settings
 
     @staticmethod
     def ids_of(folder: str | os.PathLike[str]) -> IDEmbeddings | None:
@@ -286,7 +281,7 @@ class RARec(nn.Module):
         Raises:
             ValueError: If the folder holds no model, or the ID embeddings are not in their place.
         """
-        place = read_config(folder, FORMAT)["ids"]
+        place = read_stored_model(folder).ids
         return None if place is None else load_ids(Path(folder) / place)
 
     @classmethod
@@ -300,34 +295,41 @@ class RARec(nn.Module):
             backbone: The language model. By default it is loaded by its name.
 
         Raises:
-            ValueError: If the folder holds no model, or the backbone does not fit it.
+            ValueError: If the folder holds no model, or the backbone does not fit it or has another
+                content than the one with which the model was tuned.
         """
-        stored = read_config(folder, FORMAT)
+        return read_whole(Path(folder), lambda: cls._read(Path(folder), backbone))
+
+    @classmethod
+    def _read(cls, folder: Path, backbone: Backbone | None) -> RARec:
+        stored = read_stored_model(folder)
+        language_model = stored.language_model(folder)
         if backbone is None:
-            backbone, _ = cls.language_model_of(folder).load()
-        if backbone.quantization != stored["llm_quantization"]:
+            backbone, _ = language_model.load()
+        language_model.require(backbone.sha256, backbone.name)
+        if backbone.quantization != stored.llm_quantization:
             raise ValueError(
-                f"{folder}: expected a backbone with quantization {stored['llm_quantization']}, "
+                f"{folder}: expected a backbone with quantization {stored.llm_quantization}, "
                 f"got {backbone.quantization}"
             )
-        if backbone.pooling != stored["pooling"]:
+        if backbone.pooling != stored.pooling:
             raise ValueError(
-                f"{folder}: expected a backbone with {stored['pooling']} pooling, "
+                f"{folder}: expected a backbone with {stored.pooling} pooling, "
                 f"got {backbone.pooling}"
             )
         model = cls(
             backbone,
-            user_id_dim=stored["user_id_dim"],
-            item_id_dim=stored["item_id_dim"],
-            settings=from_dict(ModelSettings, stored["model"]),
-            prompts=from_dict(PromptSettings, stored["prompts"]),
-            seed=stored["seed"],
+            user_id_dim=stored.user_id_dim,
+            item_id_dim=stored.item_id_dim,
+            settings=stored.settings,
+            prompts=stored.prompt_settings,
+            seed=stored.seed,
         )
-        file = Path(folder) / ADAPTER
+        file = folder / ADAPTER
         try:
             model.load_state_dict(load_file(file))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(
-                f"{file}: expected the adapter of a model over {stored['llm']!r} ({error})"
+                f"{file}: expected the adapter of a model over {stored.llm!r} ({error})"
             ) from error
         return model.eval()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from rarec.artifacts import read_json, write_json
+from transformers import PreTrainedTokenizerBase
+
+from rarec.artifacts import parse, read_sealed, remove, require_space, write_sealed
+from rarec.backbone import Backbone
 from rarec.ids import load_ids
 from rarec.members.aligned import AlignedModel
 from rarec.model import ADAPTER, RARec
-from rarec.pipeline.finished import finished_record
+from rarec.pipeline.finished import finished_record, settings_to_keep, what_differs
 from rarec.pipeline.fit_ids import tuning_part
 from rarec.pipeline.samples import load_samples, select_samples
 from rarec.pipeline.session import Session, language_model_of
@@ -20,11 +23,27 @@ from rarec.pipeline.training_data import training_data
 from rarec.randomness import seeded
 from rarec.run.folder import DATA, SAMPLES, RunFolder, ids_address, model_address
 from rarec.run.freshness import fresh_record, require_inputs
-from rarec.run.records import Record, write_artifact
-from rarec.settings import AlignSettings, as_dict, differences, from_dict
+from rarec.run.records import Record
+from rarec.run.writing import write_artifact
+from rarec.settings import AlignSettings, typed
 from rarec.training import RichProgress, TrainingReport, train, training_arguments
 
 _IDENTITY = "identity.json"
+_IDENTITY_FORMAT = "rarec.identity/1"
+# weights and two moments of the optimizer: a checkpoint, and the one that it replaces
+_TENSORS_OF_CHECKPOINTS = 6
+
+
+@typed
+class _Identity:
+    """Of which training a folder has checkpoints."""
+
+    made_from: Mapping[str, str]
+    """Hash of each input by its address."""
+    settings: Mapping[str, Any]
+    """Settings of the alignment."""
+    language_models: Mapping[str, str]
+    """Hash of the content of the language model."""
 
 
 def align(
@@ -46,17 +65,41 @@ def align(
             a stopped training with other settings, and no restart.
     """
     run.dataset.require_titles()
-    made_from = _inputs(run, settings)
+    made_from = _inputs(run, settings, session)
     address = model_address(settings.member)
     record = finished_record(run, address, settings, restart=restart)
-    if record is not None:
-        session.say(f"{address} is there already")
-        return _report_of(record)
+    if record is None:
+        with session.making(run, address):
+            # a process that was waited for may have tuned it
+            record = finished_record(run, address, settings, restart=restart)
+            if record is None:
+                return _align(run, settings, session, made_from, restart=restart)
+    session.say(f"{address} is there already")
+    return _report_of(record)
+
+
+def _align(
+    run: RunFolder,
+    settings: AlignSettings,
+    session: Session,
+    made_from: Mapping[str, str],
+    *,
+    restart: bool,
+) -> TrainingReport:
+    """Return what the tuning did, and write the aligned model."""
+    address = model_address(settings.member)
     checkpoints = run.checkpoints(address)
     if restart:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    _claim(checkpoints, made_from, settings)
-    aligned, report = _tune(run, settings, session, checkpoints)
+        remove(checkpoints)
+    # before the claim, so that a name that is not found leaves no claim
+    loaded = session.language_model(
+        language_model_of(settings),
+        is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
+    )
+    content = loaded[0].sha256
+    tuned = {} if content is None else {"llm": content}
+    _claim(checkpoints, made_from, settings, tuned)
+    aligned, report = _tune(run, settings, session, checkpoints, loaded)
     # JSON has no NaN, which is the loss of a training that logged none
     measurements = {
         k: v
@@ -64,16 +107,18 @@ def align(
         if v is not None and not (isinstance(v, float) and math.isnan(v))
     }
     with write_artifact(
-        run.folder(address),
+        run,
+        address,
         made_from=made_from,
-        settings=as_dict(settings),
+        settings=settings_to_keep(settings),
         measurements=measurements,
+        language_models=tuned,
     ) as folder:
         part = tuning_part(run) if settings.model.use_ids else None
         ids = None if part is None else f"../../{ids_address(part)}"
         aligned.model.save_pretrained(folder, ids=ids)
         measurements["adapter_bytes"] = (folder / ADAPTER).stat().st_size
-    shutil.rmtree(checkpoints)
+    remove(checkpoints)
     return report
 
 
@@ -84,11 +129,11 @@ def _report_of(record: Record) -> TrainingReport:
     return TrainingReport(**{name: {**absent, **record.measurements}[name] for name in names})
 
 
-def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:
+def _inputs(run: RunFolder, settings: AlignSettings, session: Session) -> dict[str, str]:
     """Return the hash of each input; the samples are chosen now if that has not been done."""
     part = tuning_part(run)
     if fresh_record(run, SAMPLES) is None:
-        select_samples(run)
+        select_samples(run, session=session)
     addresses = [DATA, SAMPLES]
     if settings.model.use_ids or settings.loss.hard_negatives:
         addresses.append(ids_address(part))
@@ -96,12 +141,13 @@ def _inputs(run: RunFolder, settings: AlignSettings) -> dict[str, str]:
 
 
 def _tune(
-    run: RunFolder, settings: AlignSettings, session: Session, checkpoints: Path
+    run: RunFolder,
+    settings: AlignSettings,
+    session: Session,
+    checkpoints: Path,
+    loaded: tuple[Backbone, PreTrainedTokenizerBase],
 ) -> tuple[AlignedModel, TrainingReport]:
-    backbone, tokenizer = session.language_model(
-        language_model_of(settings),
-        is_changed=settings.model.tune != "none" or settings.checkpoint_layers,
-    )
+    backbone, tokenizer = loaded
     ids = None
     if settings.model.use_ids or settings.loss.hard_negatives:
         ids = load_ids(run.folder(ids_address(tuning_part(run))))
@@ -117,6 +163,8 @@ def _tune(
             prompts=settings.prompts,
             seed=settings.seed,
         )
+        index = run.dataset.n_items * (backbone.hidden_size + width)
+        require_space(checkpoints, 4 * (index + model.n_trainable() * _TENSORS_OF_CHECKPOINTS))
         aligned = AlignedModel(model, tokenizer, run.dataset.titles, ids, progress=session.progress)
         data = training_data(
             aligned, run.dataset, load_samples(run), ids, settings, progress=session.progress
@@ -133,17 +181,27 @@ def _tune(
     return aligned, report
 
 
-def _claim(folder: Path, made_from: Mapping[str, str], settings: AlignSettings) -> None:
+def _claim(
+    folder: Path,
+    made_from: Mapping[str, str],
+    settings: AlignSettings,
+    tuned: Mapping[str, str],
+) -> None:
     """Note which training a folder has checkpoints of, and refuse those of another one."""
     file = folder / _IDENTITY
     if not file.exists():
-        write_json(file, {"made_from": made_from, "settings": as_dict(settings)})
+        kept = settings_to_keep(settings)
+        values = {"made_from": made_from, "settings": kept, "language_models": tuned}
+        write_sealed(file, _IDENTITY_FORMAT, values)
         return
-    stored = read_json(file)
-    before = stored.get("made_from", {})
+    try:
+        stored = parse(_Identity, read_sealed(file, _IDENTITY_FORMAT), file)
+    except ValueError as error:
+        raise ValueError(f"{error}; restart (--restart) begins again") from error
+    before = stored.made_from
     inputs = made_from.keys() | before.keys()
     different = sorted(name for name in inputs if made_from.get(name) != before.get(name))
-    different += differences(settings, from_dict(AlignSettings, stored.get("settings", {})))
+    different += what_differs(settings, stored.settings, stored.language_models)
     if different:
         raise ValueError(
             f"{folder}: expected checkpoints of this training, got those of one with other "

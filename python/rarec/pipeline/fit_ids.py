@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rarec.artifacts import write_config, write_folder
+from rarec.artifacts import remove, require_space, write_config, write_folder
+from rarec.backbone import LanguageModel
 from rarec.ids import IDEmbeddings, TrainedIDs, train_encoders
-from rarec.pipeline.finished import finished_record
+from rarec.pipeline.finished import (
+    finished_record,
+    language_models,
+    settings_to_keep,
+    what_differs,
+)
 from rarec.pipeline.samples import load_samples, select_samples, selection_of
 from rarec.pipeline.session import Session
 from rarec.pipeline.title_vectors import title_vectors
 from rarec.progress import progress_bar
 from rarec.run.folder import DATA, ID_MODEL, SAMPLES, RunFolder, ids_address
 from rarec.run.freshness import fresh_hash, fresh_record
-from rarec.run.records import Record, read_record, write_artifact
+from rarec.run.records import Record, read_record, write_record
+from rarec.run.writing import committing
 from rarec.selection import held_out_mask
-from rarec.settings import FitSettings, IDSettings, as_dict, differences
+from rarec.settings import FitSettings, IDSettings, SelectionSettings, differences
 
 FORMAT = "rarec.id-model/1"
 ALL, HELD_OUT = "all", "held-out"
+_ADDRESS = f"ids/{ID_MODEL}"
+# weights, the best ones, two moments of the optimizer: a checkpoint, and the one that it replaces
+_TENSORS_OF_CHECKPOINTS = 8
 
 
 def fit_ids(
@@ -55,66 +66,103 @@ def fit_ids(
     """
     if settings.ids.text:
         run.dataset.require_titles()
-    _require_same_selection(run, settings, restart)
-    select_samples(run, settings.selection)
-    wanted = _wanted_parts(run, settings)
     if not restart:
-        _require_same_settings(run, settings.ids, wanted)
-        if _is_complete(run, wanted, settings):
-            session.say(f"ids/{ID_MODEL} is there already")
-            return {part: dict(_record(run, part).measurements) for part in wanted}
-    checkpoints = run.checkpoints(f"ids/{ID_MODEL}")
+        _require_same_selection(run, settings.selection)
+    select_samples(run, settings.selection, session, restart=restart)
+    wanted = _wanted_parts(run, settings)
+    if restart or not _is_finished(run, wanted, settings.ids):
+        with session.making(run, _ADDRESS):
+            # a process that was waited for may have trained it
+            if restart or not _is_finished(run, wanted, settings.ids):
+                _fit(run, settings.ids, wanted, session, restart=restart, also_from=also_from)
+                return _measurements(run, wanted)
+    session.say(f"{_ADDRESS} is there already")
+    return _measurements(run, wanted)
+
+
+def _fit(
+    run: RunFolder,
+    settings: IDSettings,
+    wanted: Mapping[str, Mapping[str, str]],
+    session: Session,
+    *,
+    restart: bool,
+    also_from: Iterable[RunFolder],
+) -> None:
+    """Train the parts that are not there, and write all of them."""
+    checkpoints = run.checkpoints(_ADDRESS)
     if restart:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    kept = {} if restart else _finished_parts([run, *also_from], wanted, settings.ids)
-    trained = _train(run, settings.ids, wanted.keys() - kept.keys(), session, checkpoints)
-    with write_folder(run.folder(f"ids/{ID_MODEL}")) as folder:
+        remove(checkpoints)
+    kept = {} if restart else _finished_parts([run, *also_from], wanted, settings)
+    missing = wanted.keys() - kept.keys()
+    if missing and settings.text:
+        # it is downloaded now if it is not on this machine, and its content is known
+        session.language_model(LanguageModel(settings.text))
+    read_by = language_models(settings)
+    trained = _train(run, settings, missing, session, checkpoints)
+    inputs = {name: value for made_from in wanted.values() for name, value in made_from.items()}
+    with write_folder(run.folder(_ADDRESS), commit=committing(run, _ADDRESS, inputs)) as folder:
         for part, made_from in wanted.items():
             if part in kept:
                 shutil.copytree(kept[part], folder / part)
                 continue
             ids, measurements = trained[part]
-            with write_artifact(
-                folder / part,
-                made_from=made_from,
-                settings=as_dict(settings.ids),
-                measurements=measurements,
-            ) as inner:
+            with write_folder(folder / part) as inner:
                 ids.save(inner)
+                write_record(inner, made_from, settings_to_keep(settings), measurements, read_by)
         write_config(folder, FORMAT, {"parts": list(wanted), "source": "trained"})
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return {part: dict(_record(run, part).measurements) for part in wanted}
+    remove(checkpoints)
 
 
-def import_ids(run: RunFolder, ids: IDEmbeddings, *, restart: bool = False) -> None:
+def import_ids(
+    run: RunFolder,
+    ids: IDEmbeddings,
+    session: Session,
+    *,
+    selection: SelectionSettings | None = None,
+    restart: bool = False,
+) -> None:
     """Give the run ID vectors that were made elsewhere.
 
     Args:
         run: The run.
         ids: The vectors, one row for each item of the dataset.
+        session: Session of the process.
+        selection: How the tuning samples are chosen, too; by default they stay as they are.
         restart: Take them in place of an ID model that is there.
 
     Raises:
-        ValueError: If the number of items differs, or other ID vectors are there and no restart.
+        ValueError: If the number of items differs, or other ID vectors or samples of other settings
+            are there and no restart.
     """
     if len(ids.item_vectors) != run.dataset.n_items:
         raise ValueError(
             f"expected vectors of {run.dataset.n_items} items, got {len(ids.item_vectors)}"
         )
-    target = run.folder(f"ids/{ID_MODEL}")
-    before = {part: _record(run, part).hash for part in run.id_parts()}
-    with write_folder(target) as folder:
-        made_from = {DATA: run.data_hash}
-        with write_artifact(folder / ALL, made_from=made_from, settings={}) as inner:
-            ids.save(inner)
-        imported = read_record(folder / ALL)
-        assert imported is not None
-        if before and before != {ALL: imported.hash} and not restart:
-            raise ValueError(
-                f"{target}: expected the same ID vectors as before; restart (--restart) replaces "
-                f"them"
-            )
-        write_config(folder, FORMAT, {"parts": [ALL], "source": "imported"})
+    if selection is not None and not restart:
+        _require_same_selection(run, selection)
+    target, made_from = run.folder(_ADDRESS), {DATA: run.data_hash}
+    with suppress(_SameVectors), session.making(run, _ADDRESS):
+        before = {} if restart else {part: _record(run, part).hash for part in run.id_parts()}
+        with write_folder(target, commit=committing(run, _ADDRESS, made_from)) as folder:
+            with write_folder(folder / ALL) as inner:
+                ids.save(inner)
+                imported = write_record(inner, made_from, {})
+            if before == {ALL: imported.hash}:
+                session.say(f"{_ADDRESS} is there already")
+                raise _SameVectors
+            if before:
+                raise ValueError(
+                    f"{target}: expected the same ID vectors as before; restart (--restart) "
+                    f"replaces them"
+                )
+            write_config(folder, FORMAT, {"parts": [ALL], "source": "imported"})
+    if selection is not None:
+        select_samples(run, selection, session, restart=restart)
+
+
+class _SameVectors(Exception):
+    """The vectors that are written are there already."""
 
 
 def tuning_part(run: RunFolder) -> str:
@@ -151,13 +199,13 @@ def _wanted_parts(run: RunFolder, settings: FitSettings) -> dict[str, dict[str, 
     return wanted
 
 
-def _require_same_selection(run: RunFolder, settings: FitSettings, restart: bool) -> None:
+def _require_same_selection(run: RunFolder, settings: SelectionSettings) -> None:
     before = selection_of(run)
-    if before is None or before == settings.selection or restart:
+    if before is None or before == settings:
         return
     raise ValueError(
         f"{run.path}: the samples were chosen with other settings: "
-        f"{'; '.join(differences(settings.selection, before))}; restart (--restart) chooses them "
+        f"{'; '.join(differences(settings, before))}; restart (--restart) chooses them "
         f"again"
     )
 
@@ -178,10 +226,22 @@ def _require_same_settings(run: RunFolder, settings: IDSettings, wanted: Mapping
             )
 
 
-def _is_complete(run: RunFolder, wanted: Mapping[str, Any], settings: FitSettings) -> bool:
+def _is_finished(
+    run: RunFolder, wanted: Mapping[str, Mapping[str, str]], settings: IDSettings
+) -> bool:
+    """Return whether all parts are fresh, and no others are there.
+
+    Raises:
+        ValueError: If there is an ID model of other settings.
+    """
+    _require_same_settings(run, settings, wanted)
     return set(run.id_parts()) == set(wanted) and all(
-        finished_record(run, ids_address(part), settings.ids) for part in wanted
+        finished_record(run, ids_address(part), settings) for part in wanted
     )
+
+
+def _measurements(run: RunFolder, wanted: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {part: dict(_record(run, part).measurements) for part in wanted}
 
 
 def _finished_parts(
@@ -193,8 +253,10 @@ def _finished_parts(
         for part, made_from in wanted.items():
             folder = run.folder(ids_address(part))
             record = read_record(folder)
-            same = record is not None and record.made_from == made_from
-            if same and record is not None and record.settings == as_dict(settings):
+            # imported vectors have no settings
+            if record is None or record.made_from != made_from or not record.settings:
+                continue
+            if not what_differs(settings, record.settings, record.language_models):
                 found.setdefault(part, folder)
     return found
 
@@ -212,6 +274,7 @@ def _train(
         return {}
     texts = title_vectors(run.dataset, settings.text, session) if settings.text else None
     train, n_items = run.split.train, run.dataset.n_items
+    require_space(checkpoints, 4 * n_items * settings.dim * _TENSORS_OF_CHECKPOINTS)
     known = train.counts(n_items) > 0
     if texts is not None:
         known |= texts.any(axis=1)

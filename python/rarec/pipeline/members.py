@@ -13,7 +13,7 @@ from rarec.model import RARec
 from rarec.pipeline.fit_ids import baseline_part
 from rarec.pipeline.session import Session
 from rarec.run.folder import RunFolder, ids_address, model_address
-from rarec.run.freshness import fresh_hash, why_not_fresh
+from rarec.run.freshness import fresh_hash, read_fresh, require_inputs, why_not_fresh
 from rarec.settings import VARIANTS
 
 
@@ -45,7 +45,8 @@ class RunMembers:
         address = ids_address(part)
         now = self._required(address)
         if self._ids.get(part, ("", None))[0] != now:
-            self._ids[part] = (now, load_ids(self.run.folder(address)))
+            place = self.run.folder(address)
+            self._ids[part] = read_fresh(self.run, address, lambda: load_ids(place))
         return self._ids[part][1]
 
     def baseline(self) -> tuple[str, IDEmbeddings]:
@@ -70,7 +71,7 @@ class RunMembers:
         address = model_address(name)
         now = self._required(address)
         if self._aligned.get(name, ("", None))[0] != now:
-            self._aligned[name] = (now, self._read(name))
+            self._aligned[name] = read_fresh(self.run, address, lambda: self._read(name))
         return self._aligned[name][1]
 
     def chosen(self, name: str | None) -> str:
@@ -105,10 +106,7 @@ class RunMembers:
         )
 
     def _required(self, address: str) -> str:
-        now = fresh_hash(self.run, address)
-        if now is None:
-            raise ValueError(f"{self.run.path}: {why_not_fresh(self.run, address)}")
-        return now
+        return require_inputs(self.run, [address])[address]
 
 
 def in_table_order(names: Iterable[str]) -> list[str]:

@@ -50,12 +50,19 @@ class Session:
         Args:
             which: Name of the language model, and how its weights are held.
             is_changed: The caller changes the model, so a copy is loaded for it alone.
+
+        Raises:
+            ValueError: If there is no such language model, or it has another content than it must
+                have.
         """
         if is_changed:
             return which.load()
-        if which not in self._loaded:
-            self._loaded[which] = which.load()
-        return self._loaded[which]
+        # a name may mean another folder or other files by now
+        found = self._loaded.get(which.resolved())
+        if found is None:
+            found = which.load()
+            self._loaded[which.resolved()] = found
+        return found
 
 
 def language_model_of(settings: AlignSettings) -> LanguageModel:

@@ -44,12 +44,14 @@ ID_MODEL = "id"
 PARTS = ("test", "validation")
 DATA = "data"
 SAMPLES = "samples"
-_DATASET, _LOCKS = "dataset", "locks"
+DATASET, _LOCKS = "dataset", "locks"
 # what a run may hold beside its file and its locks; `compare` is where `rarec compare` writes
 _ENTRIES = (
-    *(_DATASET, SAMPLES, "ids", "models", "indexes", "weights", "results", "study"),
+    *(DATASET, SAMPLES, "ids", "models", "indexes", "weights", "results", "study"),
     *("checkpoints", "compare"),
 )
+#: Entries of a run that hold no artifacts.
+NOT_ARTIFACTS = ("checkpoints", "compare", _LOCKS)
 # in the place of the data, while a run is removed
 _REMOVED = "removed"
 
@@ -141,7 +143,7 @@ class RunFolder:
                 # made by the process that was waited for
                 cls(folder)._require_same(dataset, split)
             # the run file comes last: a folder with it is whole
-            dataset.save(folder / _DATASET)
+            dataset.save(folder / DATASET)
             _write_run_file(folder, dataset.content_hash, split)
         return cls(folder)
 
@@ -187,11 +189,13 @@ class RunFolder:
     @cached_property
     def dataset(self) -> Dataset:
         """The dataset, read when it is first asked for."""
-        place = self.path / _DATASET
+        place = self.path / DATASET
         try:
             dataset = Dataset.load(place)
         except ValueError as error:
-            raise ValueError(f"{error}. rarec prepare with the same data writes it again") from error
+            raise ValueError(
+                f"{error}. rarec prepare with the same data writes it again"
+            ) from error
         if dataset.content_hash != self.content_hash:
             raise ValueError(f"{place}: expected the data of {RUN_FILE}, got other data")
         return dataset
@@ -283,7 +287,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _is_foreign(path: Path) -> bool:
     """Return whether a path is nothing that an interrupted `create` may have left."""
-    return path.name not in (RUN_FILE, _DATASET, _LOCKS) and not is_temporary(path)
+    return path.name not in (RUN_FILE, DATASET, _LOCKS) and not is_temporary(path)
 
 
 def _write_run_file(folder: Path, content_hash: str, split: SplitSettings) -> None:

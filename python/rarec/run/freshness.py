@@ -8,8 +8,13 @@ inputs is there, is fresh itself, and has that hash.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from rarec.run.folder import DATA, RunFolder
 from rarec.run.records import Record, read_record
+
+Value = TypeVar("Value")
 
 
 def fresh_record(run: RunFolder, address: str) -> Record | None:
@@ -49,6 +54,25 @@ def why_not_fresh(run: RunFolder, address: str) -> str | None:
         if fresh_hash(run, made_from) != stored:
             return f"{address} is out of date: {made_from} has changed since it was made"
     return None
+
+
+def read_fresh(run: RunFolder, address: str, read: Callable[[], Value]) -> tuple[str, Value]:
+    """Return the hash of an artifact, and what a function reads from it.
+
+    Args:
+        run: The run.
+        address: Path of the artifact in the run.
+        read: Reads the artifact.
+
+    Raises:
+        ValueError: If the artifact is not fresh. The message says why.
+    """
+    while True:
+        before = require_inputs(run, [address])[address]
+        value = read()
+        # else another process has made it again meanwhile
+        if fresh_hash(run, address) == before:
+            return before, value
 
 
 def require_inputs(run: RunFolder, addresses: list[str]) -> dict[str, str]:

@@ -36,6 +36,9 @@ class Record:
     """Settings of the step that made it."""
     measurements: Mapping[str, Any] = field(default_factory=dict)
     """What was measured while it was made: times, sizes, counts. They are no part of the hash."""
+    language_models: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the content of each language model that made it, by the setting that names the model.
+    They are no part of the hash."""
     hash: str = ""
     """Hex sha256 of all other files and their names: equal for artifacts of equal content."""
 
@@ -45,6 +48,7 @@ def write_record(
     made_from: Mapping[str, str],
     settings: Mapping[str, Any],
     measurements: Mapping[str, Any] | None = None,
+    language_models: Mapping[str, str] | None = None,
 ) -> Record:
     """Return the record of what a folder holds, and write it there.
 
@@ -53,6 +57,7 @@ def write_record(
         made_from: Hash of each input by its address.
         settings: Settings of the step.
         measurements: What was measured.
+        language_models: Hash of the content of each language model that made it.
     """
     if not is_artifact(folder):
         write_config(folder, "rarec.artifact/1", {})
@@ -60,6 +65,7 @@ def write_record(
         made_from=made_from,
         settings=settings,
         measurements=measurements or {},
+        language_models=language_models or {},
         hash=content_hash(folder),
     )
     write_json(folder / RECORD_NAME, asdict(record))

@@ -24,6 +24,7 @@ def write_artifact(
     made_from: Mapping[str, str],
     settings: Mapping[str, Any],
     measurements: dict[str, Any] | None = None,
+    language_models: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary folder that becomes the artifact, with its record, when the block succeeds.
 
@@ -33,6 +34,7 @@ def write_artifact(
         made_from: Hash of each input by its address.
         settings: Settings of the step, as JSON can hold them.
         measurements: What was measured. The block may add to it.
+        language_models: Hash of the content of each language model that makes it.
 
     Yields:
         The folder to write the content into.
@@ -43,7 +45,7 @@ def write_artifact(
     """
     with write_folder(run.folder(address), commit=committing(run, address, made_from)) as folder:
         yield folder
-        write_record(folder, made_from, settings, measurements)
+        write_record(folder, made_from, settings, measurements, language_models)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Nothing here imports torch, so the command line shows its help at once.
 
 from rarec.settings.align import RESERVED_NAMES, AlignSettings
 from rarec.settings.data import ColumnSettings, PrepareSettings, ReadSettings, SplitSettings
-from rarec.settings.declaration import fields_of, typed
+from rarec.settings.declaration import CountOrZero, Seed, fields_of, typed
 from rarec.settings.ids import ID_MODEL_OPTIONS, FitSettings, IDSettings
 from rarec.settings.language_model import DEFAULT_LLM
 from rarec.settings.loss import LossSettings
@@ -32,6 +32,7 @@ __all__ = [
     "VARIANTS",
     "AlignSettings",
     "ColumnSettings",
+    "CountOrZero",
     "FitSettings",
     "IDSettings",
     "LossSettings",
@@ -39,6 +40,7 @@ __all__ = [
     "PrepareSettings",
     "PromptSettings",
     "ReadSettings",
+    "Seed",
     "SelectionSettings",
     "SplitSettings",
     "TrainingSettings",

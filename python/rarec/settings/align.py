@@ -24,8 +24,8 @@ class AlignSettings:
     """How a language model is given the ID vectors."""
 
     llm: str = DEFAULT_LLM
-    """Language model: a folder, a GGUF file, all-MiniLM-L6-v2, smollm2-135m-instruct, or a name on
-    the Hugging Face hub."""
+    """Language model: all-MiniLM-L6-v2, smollm2-135m-instruct, a name on the Hugging Face hub, or
+    the path of a folder or a GGUF file, which is absolute or begins with ./ ../ or ~ (./llm)."""
     llm_revision: str | None = None
     """Hub revision of the language model."""
     pooling: Literal["mean", "first", "last"] | None = None

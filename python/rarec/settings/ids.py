@@ -66,7 +66,7 @@ class IDSettings:
     text: str = DEFAULT_LLM
     """Language model whose vectors of the titles the ID model reads. The vector of an item is its
     ID embedding plus a trained map of its title vector, so items without training events have
-    vectors too. Empty for ID embeddings alone."""
+    vectors too. It is named as for the alignment. Empty for ID embeddings alone."""
     text_layers: Count = 1
     """Number of layers of the map of the title vectors. 1 is a linear map."""
     id_dropout: Share = 0.0

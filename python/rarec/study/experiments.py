@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarec.pipeline.finished import what_differs
 from rarec.run import RunFolder, fresh_record, read_record
-from rarec.run.folder import model_address
-from rarec.settings import AlignSettings, FitSettings, as_dict, from_dict
+from rarec.run.folder import ids_address, model_address
+from rarec.settings import AlignSettings, FitSettings, as_dict
 from rarec.study.plan import Study
 from rarec.study.sources import DataSource
 
@@ -58,8 +59,17 @@ class Experiment:
         """Return whether the ID models are trained and the cases are ranked with them."""
         if not RunFolder.exists(self.run):
             return False
-        record = fresh_record(RunFolder(self.run), BASELINES)
-        return record is not None and record.settings == self.cases
+        run = RunFolder(self.run)
+        record = fresh_record(run, BASELINES)
+        if record is None or record.settings != self.cases:
+            return False
+        parts = [fresh_record(run, ids_address(part)) for part in run.id_parts()]
+        # imported vectors have no settings
+        return not any(
+            what_differs(self.fit.ids, part.settings, part.language_models)
+            for part in parts
+            if part is not None and part.settings
+        )
 
     def is_done(self) -> bool:
         """Return whether the model is aligned and the cases are ranked with it."""
@@ -96,9 +106,11 @@ def variant_address(name: str) -> str:
 
 
 def has_other_model(run: RunFolder, settings: AlignSettings) -> bool:
-    """Return whether the run has a fresh model of this name with other settings."""
+    """Return whether the run has a fresh model of this name that was made in another way."""
     record = fresh_record(run, model_address(settings.member))
-    return record is not None and from_dict(AlignSettings, record.settings) != settings
+    return record is not None and bool(
+        what_differs(settings, record.settings, record.language_models)
+    )
 
 
 def _run_name(fit: FitSettings, source: DataSource) -> str:

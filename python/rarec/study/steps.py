@@ -14,7 +14,6 @@ from rarec.pipeline.align import align
 from rarec.pipeline.evaluate import ID_ROWS, cases_of, rank_members
 from rarec.pipeline.fit_ids import fit_ids, import_ids
 from rarec.pipeline.members import RunMembers
-from rarec.pipeline.samples import select_samples
 from rarec.pipeline.session import Session
 from rarec.pipeline.weigh import weigh
 from rarec.run import RunFolder, fresh_record, read_record, write_artifact
@@ -40,8 +39,8 @@ def fit_run(experiment: Experiment, others: Iterable[Path], progress: bool) -> N
         also_from = [RunFolder(other) for other in others if RunFolder.exists(other)]
         fit_ids(run, experiment.fit, session, also_from=also_from)
     else:
-        select_samples(run, experiment.fit.selection)
-        import_ids(run, load_ids(experiment.source.imported_ids), session)
+        ids = load_ids(experiment.source.imported_ids)
+        import_ids(run, ids, session, selection=experiment.fit.selection)
     cases = cases_of(run, **_chosen(experiment.cases))
     ranks = rank_members(RunMembers(run, session), [], cases)
     parts = [ids_address(part) for part in ID_ROWS if fresh_record(run, ids_address(part))]
