@@ -18,7 +18,6 @@ ORDER = [
     "randomness",
     "settings",
     "artifacts",
-
     "data",
     "assets",
     "evaluation",

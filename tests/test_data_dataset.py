@@ -102,6 +102,7 @@ def test_save_and_load_keep_everything(tmp_path, times):
     assert (loaded.user_ids, loaded.titles) == (dataset.user_ids, dataset.titles)
     assert sorted(file.name for file in (tmp_path / "data").iterdir()) == [
         "config.json",
+        "files.json",
         "histories.safetensors",
         "items.parquet",
         "users.parquet",
@@ -112,9 +113,9 @@ def test_load_refuses_what_was_changed_or_is_missing(tmp_path):
     small_dataset().save(tmp_path / "a")
     small_dataset(titles=["Beta", "", "x"]).save(tmp_path / "b")
     (tmp_path / "b" / "items.parquet").replace(tmp_path / "a" / "items.parquet")
-    with pytest.raises(DataError, match="a file was changed"):
+    with pytest.raises(ValueError, match=r"items\.parquet: expected"):
         Dataset.load(tmp_path / "a")
-    with pytest.raises(DataError, match=r"expected items\.parquet"):
+    with pytest.raises(ValueError, match=r"items\.parquet: expected the file"):
         Dataset.load(tmp_path / "b")
     with pytest.raises(ValueError, match=r"no config\.json"):
         Dataset.load(tmp_path)

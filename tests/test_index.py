@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rarec.artifacts import write_config
+from rarec.artifacts import write_config, write_folder
 from rarec.data import Histories
 from rarec.index import ItemIndex, Recommendation
 
@@ -91,6 +91,7 @@ def test_an_index_can_be_saved_and_loaded(tmp_path: Path) -> None:
         an_index().save(tmp_path / "index")
     assert sorted(file.name for file in (tmp_path / "index").iterdir()) == [
         "config.json",
+        "files.json",
         "items.json",
         "vectors.safetensors",
     ]
@@ -114,12 +115,13 @@ def test_folders_without_a_complete_index_are_refused(tmp_path: Path) -> None:
             (folder / name).unlink()
             if content is not None:
                 (folder / name).write_text(content)
-            with pytest.raises(ValueError, match="expected a complete index in"):
+            with pytest.raises(ValueError, match=f"{name}: expected"):
                 ItemIndex.load(folder)
-    an_index().save(tmp_path / "size")
-    config = json.loads((tmp_path / "size" / "config.json").read_text()) | {"n_items": 5}
-    (tmp_path / "size" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="vectors of the size in"):
+    # written so, not damaged later
+    with write_folder(tmp_path / "size") as folder:
+        an_index().save(folder)
+        write_config(folder, "rarec.index/1", {"n_items": 5, "width": 3})
+    with pytest.raises(ValueError, match=r"vectors\.safetensors: expected vectors \[5, 3\]"):
         ItemIndex.load(tmp_path / "size")
 
 

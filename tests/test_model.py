@@ -136,7 +136,11 @@ def test_to_disk_and_back(backbone, tmp_path):
     folder = tmp_path / "model"
     towers.save_pretrained(folder)
     assert RARec.settings_of(folder) == towers.settings
-    assert {path.name for path in folder.iterdir()} == {"config.json", "adapter.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "adapter.safetensors",
+        "files.json",
+    }
     users, items = entities(4, USER_DIM), entities(3, ITEM_DIM)
     same = RARec.from_pretrained(folder, backbone=backbone)
     # its language model is loaded again, to a GPU where there is one

@@ -6,8 +6,8 @@ and the hash of each file, by which damage is found when the folder is opened.
 """
 
 from rarec.artifacts.contents import Files, content_hash, file_hash, text_hash
-from rarec.artifacts.failures import WriteFailed, readable_size, require_space, writing
-from rarec.artifacts.locks import Locked, lock
+from rarec.artifacts.failures import WriteError, readable_size, require_space, writing_to
+from rarec.artifacts.locks import LockedError, lock
 from rarec.artifacts.places import is_temporary, remove, tidy
 from rarec.artifacts.reading import (
     CONFIG_NAME,
@@ -32,8 +32,8 @@ from rarec.artifacts.writing import (
 __all__ = [
     "CONFIG_NAME",
     "Files",
-    "Locked",
-    "WriteFailed",
+    "LockedError",
+    "WriteError",
     "check_folder",
     "content_hash",
     "file_hash",
@@ -57,5 +57,5 @@ __all__ = [
     "write_json",
     "write_sealed",
     "write_text",
-    "writing",
+    "writing_to",
 ]

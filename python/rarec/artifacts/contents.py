@@ -106,7 +106,7 @@ def file_hash(path: str | os.PathLike[str], most: int | None = None) -> str:
     Raises:
         OSError: If it cannot be read.
     """
-    status = os.stat(path)
+    status = Path(path).stat()
     changed = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return _file_hash(os.fspath(path), most, changed)
 

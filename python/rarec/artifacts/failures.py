@@ -18,12 +18,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _KEPT = "What was there before remains, and the same command goes on when"
 
 
-class WriteFailed(OSError):
+class WriteError(OSError):
     """Something could not be written. The message is one line with the path and the reason."""
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str], written: Callable[[], int] = lambda: 0) -> Iterator[None]:
+def writing_to(
+    path: str | os.PathLike[str], written: Callable[[], int] = lambda: 0
+) -> Iterator[None]:
     """Turn each failure of the disk inside the block into one clear line.
 
     Args:
@@ -31,12 +33,12 @@ def writing(path: str | os.PathLike[str], written: Callable[[], int] = lambda: 0
         written: Returns the bytes that were needed until the failure.
 
     Raises:
-        WriteFailed: If the block fails because something cannot be written. All other errors go
+        WriteError: If the block fails because something cannot be written. All other errors go
             through unchanged.
     """
     try:
         yield
-    except WriteFailed:
+    except WriteError:
         raise
     except Exception as error:
         number = _error_number(error)
@@ -53,7 +55,7 @@ def require_space(path: str | os.PathLike[str], n_bytes: int) -> None:
         n_bytes: Its size, with what is written beside it at the same time.
 
     Raises:
-        WriteFailed: If the disk has less space.
+        WriteError: If the disk has less space.
     """
     if _free(Path(path)) < n_bytes:
         raise _failure(Path(path), errno.ENOSPC, n_bytes)
@@ -90,7 +92,7 @@ def _error_number(error: BaseException | None) -> int | None:
     return None
 
 
-def _failure(path: Path, number: int, needed: int) -> WriteFailed:
+def _failure(path: Path, number: int, needed: int) -> WriteError:
     if number in _FULL:
         free = _free(path)
         size = f"{readable_size(needed)} or more are needed, " if needed else ""
@@ -100,7 +102,7 @@ def _failure(path: Path, number: int, needed: int) -> WriteFailed:
         )
     else:
         text = f"{path}: cannot be written ({os.strerror(number)}). {_KEPT} it can be written."
-    failed = WriteFailed(text)
+    failed = WriteError(text)
     failed.errno = number
     return failed
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rarec.artifacts.failures import writing
+from rarec.artifacts.failures import writing_to
 
 _FOREVER = -1
 
 
-class Locked(ValueError):
+class LockedError(ValueError):
     """Another process makes the same artifact. The message says which one, and since when."""
 
 
@@ -41,20 +41,20 @@ def lock(
         say: Function that is given the message that this process waits.
 
     Raises:
-        Locked: If another process holds it, and this one does not wait.
-        WriteFailed: If the lock file cannot be written.
+        LockedError: If another process holds it, and this one does not wait.
+        WriteError: If the lock file cannot be written.
     """
     file = Path(path)
     owner = file.with_name(f"{file.name}.owner")
     held = FileLock(file)
-    with writing(file):
+    with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             held.acquire(timeout=0)
         except Timeout:
             message = f"{what} is being made by {_described(owner)}"
             if not wait:
-                raise Locked(f"{message}; --wait (wait=True) waits for it") from None
+                raise LockedError(f"{message}; --wait (wait=True) waits for it") from None
             if say is not None:
                 say(f"{message}. This process waits for it.")
             held.acquire(timeout=_FOREVER)

@@ -101,11 +101,14 @@ def read_config(
     file = Path(folder) / CONFIG_NAME
     if not file.is_file() and not (Path(folder) / FILES_NAME).is_file():
         raise ValueError(f"expected a folder with {format!r}, got {folder} (no {CONFIG_NAME})")
-    check_folder(folder)
+    if (Path(folder) / FILES_NAME).is_file():
+        check_folder(folder)
     found = read_json(file)
     stored = found.pop("format", None)
     if stored != format:
         raise ValueError(f"expected format {format!r} in {file}, got {stored!r}")
+    # after the format: a folder of an older version has no list of its files
+    check_folder(folder)
     return parse(declared, found, file)
 
 
@@ -160,7 +163,7 @@ def read_whole(folder: str | os.PathLike[str], read: Callable[[], Value]) -> Val
 
 def _state(folder: str | os.PathLike[str]) -> tuple[int, ...] | None:
     try:
-        status = os.stat(folder)
+        status = Path(folder).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rarec.artifacts.contents import FILES_NAME, describe_files, text_hash
-from rarec.artifacts.failures import writing
+from rarec.artifacts.failures import writing_to
 from rarec.artifacts.places import beside, is_temporary, remove, replace_folder
 from rarec.artifacts.reading import (
     CONFIG_NAME,
@@ -46,7 +46,7 @@ def write_folder(
     Raises:
         ValueError: If `path` is a file or a folder with other content, or if the block leaves no
             `config.json` of rarec.
-        WriteFailed: If it cannot be written, for example because the disk is full.
+        WriteError: If it cannot be written, for example because the disk is full.
 
     Example:
         >>> import tempfile
@@ -62,7 +62,7 @@ def write_folder(
     # a folder inside one that is being written appears with it
     is_inner = any(is_temporary(parent) for parent in target.parents)
     temporary = target
-    with writing(path, written=lambda: _size(temporary)):
+    with writing_to(path, written=lambda: _size(temporary)):
         temporary = beside(target)
         try:
             temporary.mkdir()
@@ -97,15 +97,15 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to, in the same folder. The block must make the file.
 
     Raises:
-        WriteFailed: If it cannot be written, for example because the disk is full.
+        WriteError: If it cannot be written, for example because the disk is full.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_file() and not target.is_dir():
-        with writing(path):
+        with writing_to(path):
             yield target
         return
     temporary = target
-    with writing(path, written=lambda: _size(temporary)):
+    with writing_to(path, written=lambda: _size(temporary)):
         temporary = beside(target)
         try:
             yield temporary

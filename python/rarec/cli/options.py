@@ -42,15 +42,7 @@ Config = Annotated[
         help="Settings file in TOML. Flags and --set change what it says.",
     ),
 ]
-PrintWait = Annotated[
-    bool,
-    typer.Option(
-        "--wait",
-        help="Wait for another process that makes the same thing in this run. Without it the "
-        "command ends and says which process that is.",
-    ),
-]
-Config = Annotated[
+PrintConfig = Annotated[
     bool,
     typer.Option(
         "--print-config",

@@ -5,6 +5,7 @@ Axes: U users, E events (interactions).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,7 +84,7 @@ class Report:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Report:
+    def from_dict(cls, values: Mapping[str, Any]) -> Report:
         """Return the report that `as_dict` turned into `values`."""
         kept: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v

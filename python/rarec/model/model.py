@@ -298,10 +298,10 @@ class RARec(nn.Module):
             ValueError: If the folder holds no model, or the backbone does not fit it or has another
                 content than the one with which the model was tuned.
         """
-        return read_whole(Path(folder), lambda: cls._read(Path(folder), backbone))
+        return read_whole(Path(folder), lambda: cls._from_folder(Path(folder), backbone))
 
     @classmethod
-    def _read(cls, folder: Path, backbone: Backbone | None) -> RARec:
+    def _from_folder(cls, folder: Path, backbone: Backbone | None) -> RARec:
         stored = read_stored_model(folder)
         language_model = stored.language_model(folder)
         if backbone is None:

@@ -142,7 +142,7 @@ def import_ids(
     if selection is not None and not restart:
         _require_same_selection(run, selection)
     target, made_from = run.folder(_ADDRESS), {DATA: run.data_hash}
-    with suppress(_SameVectors), session.making(run, _ADDRESS):
+    with suppress(_SameVectorsError), session.making(run, _ADDRESS):
         before = {} if restart else {part: _record(run, part).hash for part in run.id_parts()}
         with write_folder(target, commit=committing(run, _ADDRESS, made_from)) as folder:
             with write_folder(folder / ALL) as inner:
@@ -150,7 +150,7 @@ def import_ids(
                 imported = write_record(inner, made_from, {})
             if before == {ALL: imported.hash}:
                 session.say(f"{_ADDRESS} is there already")
-                raise _SameVectors
+                raise _SameVectorsError
             if before:
                 raise ValueError(
                     f"{target}: expected the same ID vectors as before; restart (--restart) "
@@ -161,7 +161,7 @@ def import_ids(
         select_samples(run, selection, session, restart=restart)
 
 
-class _SameVectors(Exception):
+class _SameVectorsError(Exception):
     """The vectors that are written are there already."""
 
 

@@ -122,7 +122,8 @@ class RunFolder:
         Raises:
             ValueError: If the folder is a run of other data or of another split and not to be
                 removed, or has other content. The run stays as it is.
-            Locked: If another process makes this run, or something in it that is to be removed.
+            LockedError: If another process makes this run, or something in it that
+                is to be removed.
         """
         split = split or SplitSettings()
         folder = Path(path)
@@ -181,7 +182,7 @@ class RunFolder:
             say: Function that is given the message that this process waits.
 
         Raises:
-            Locked: If another process makes it now. The message says which one.
+            LockedError: If another process makes it now. The message says which one.
         """
         with _lock(self.path, address, wait=wait, say=say):
             yield

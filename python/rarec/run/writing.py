@@ -1,4 +1,4 @@
-"""Writing an artifact of a run: whole, with its record, and only if its inputs are still the same."""
+"""Writing an artifact of a run: whole, with its record, and from inputs that are still the same."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_artifact(
 
     Raises:
         ValueError: If another process has changed an input meanwhile.
-        WriteFailed: If it cannot be written, for example because the disk is full.
+        WriteError: If it cannot be written, for example because the disk is full.
     """
     with write_folder(run.folder(address), commit=committing(run, address, made_from)) as folder:
         yield folder
