@@ -56,10 +56,13 @@ def contents(folder) -> dict[str, object]:
 
 
 def without_times(values):
-    measured = ("seconds", "samples_per_second", "peak_rss_mb", "time", "command", "files")
+    # the size and the hash of a file change with the times that it reports
+    reports = ("record.json", "results.json", "protocol.json", "sha256", "hash")
+    measured = ("seconds", "samples_per_second", "peak_rss_mb", "time", "command", *reports)
     if isinstance(values, dict):
-        # the hash of the results changes with the times that they report
-        return {k: without_times(v) for k, v in values.items() if k not in measured}
+        return {
+            k: without_times(v) for k, v in values.items() if k.rpartition("/")[2] not in measured
+        }
     return [without_times(v) for v in values] if isinstance(values, list) else values
 
 

@@ -109,8 +109,10 @@ def test_an_opened_run_gives_the_same_answers(run):
         found = first.recommend(**question, k=5)
         assert len(found) == 5
         assert found == second.recommend(**question, k=5)
-    # other intervals are computed anew, and all else is the same
-    again = second.evaluate(n_bootstrap=20)
+    # other intervals are computed anew on request, and all else is the same
+    with pytest.raises(ValueError, match=r"n_bootstrap \(50, now 20\); restart"):
+        second.evaluate(n_bootstrap=20)
+    again = second.evaluate(n_bootstrap=20, restart=True)
     for before, after in zip(results_of(run)["rows"], again["rows"], strict=True):
         assert before["ndcg@10"] == after["ndcg@10"]
     assert second.evaluate(n_bootstrap=50)["rows"][0]["hr@10_ci"]
