@@ -333,19 +333,18 @@ with lock({str(file)!r}, "thing"):
     print("held", flush=True)
     sys.stdin.read()
 """
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with (
-        pytest.raises(LockedError, match=rf"thing is being made by process {holder.pid} on"),
-        lock(file, "thing"),
-    ):
-        pass
-    # the lock of a killed process does not stay
-    holder.kill()
-    holder.wait()
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(LockedError, match=rf"thing is being made by process {holder.pid} on"),
+            lock(file, "thing"),
+        ):
+            pass
+        # the lock of a killed process does not stay
+        holder.kill()
     said: list[str] = []
     with lock(file, "thing", wait=True, say=said.append):
         pass

@@ -45,9 +45,9 @@ def contents(folder) -> dict[str, object]:
     """Return each file of a run without what a clock or the memory says."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
         name = path.relative_to(folder).as_posix()
+        if not path.is_file() or name.startswith("locks/"):
+            continue
         if path.suffix != ".json":
             found[name] = path.read_bytes()
             continue
@@ -57,7 +57,7 @@ def contents(folder) -> dict[str, object]:
 
 def without_times(values):
     # the size and the hash of a file change with the times that it reports
-    reports = ("record.json", "results.json", "protocol.json", "sha256", "hash")
+    reports = ("record.json", "results.json", "protocol.json", "files.json", "sha256", "hash")
     measured = ("seconds", "samples_per_second", "peak_rss_mb", "time", "command", *reports)
     if isinstance(values, dict):
         return {

@@ -115,7 +115,7 @@ def test_an_opened_run_gives_the_same_answers(run):
     again = second.evaluate(n_bootstrap=20, restart=True)
     for before, after in zip(results_of(run)["rows"], again["rows"], strict=True):
         assert before["ndcg@10"] == after["ndcg@10"]
-    assert second.evaluate(n_bootstrap=50)["rows"][0]["hr@10_ci"]
+    assert second.evaluate(n_bootstrap=50, restart=True)["rows"][0]["hr@10_ci"]
 
 
 def test_recommendations_fit_the_taste_and_leave_out_the_seen(run):
