@@ -46,7 +46,8 @@ def run_demo(
             quick run and a full run have different settings.
     """
     if restart and RunFolder.exists(folder):
-        shutil.rmtree(folder)
+        # what a symbolic link leads to, and not the link
+        shutil.rmtree(os.path.realpath(folder))
     settings = settings or AlignSettings()
     if quick:
         settings = replace(settings, training=QUICK_TRAINING)

@@ -233,8 +233,9 @@ class ItemIndex:
             write_config(temporary, FORMAT, {"n_items": n_items, "width": width})
             save_file({"vectors": self.vectors}, temporary / _VECTORS)
             items = {"item_ids": self.item_ids, "titles": self.titles}
-            text = json.dumps(items, ensure_ascii=False)
-            (temporary / _ITEMS).write_text(text, encoding="utf-8")
+            # a text from the command line may have surrogate escapes
+            text = json.dumps(items, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            (temporary / _ITEMS).write_bytes(text)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ItemIndex:
@@ -246,7 +247,8 @@ class ItemIndex:
         config = read_config(folder, FORMAT)
         try:
             vectors = load_file(Path(folder) / _VECTORS)["vectors"]
-            items = json.loads((Path(folder) / _ITEMS).read_text(encoding="utf-8"))
+            text = (Path(folder) / _ITEMS).read_bytes().decode("utf-8", "surrogatepass")
+            items = json.loads(text)
             index = cls(vectors, items["item_ids"], items["titles"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a complete index in {folder}, got: {error}") from error

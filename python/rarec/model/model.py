@@ -25,6 +25,7 @@ from rarec.backbone import Backbone, LanguageModel, PreparedPrefixes
 from rarec.ids import IDEmbeddings, load_ids
 from rarec.model.entities import EntityBatch
 from rarec.model.tower import Tower
+from rarec.paths import utf8_path
 from rarec.settings import ModelSettings, PromptSettings, as_dict, from_dict
 
 FORMAT = "rarec.model/3"
@@ -287,7 +288,11 @@ class RARec(nn.Module):
             ValueError: If the folder holds no model, or the ID embeddings are not in their place.
         """
         place = read_config(folder, FORMAT)["ids"]
-        return None if place is None else load_ids(Path(folder) / place)
+        if place is None:
+            return None
+        # `..` of the path and not of the folder that a symbolic link in the path leads to
+        found = Path(os.path.normpath(Path(folder).absolute() / place))
+        return load_ids(found if found.is_dir() else Path(folder) / place)
 
     @classmethod
     def from_pretrained(
@@ -325,7 +330,8 @@ class RARec(nn.Module):
         )
         file = Path(folder) / ADAPTER
         try:
-            model.load_state_dict(load_file(file))
+            with utf8_path(file) as path:
+                model.load_state_dict(load_file(path))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{file}: expected the adapter of a model over {stored['llm']!r} ({error})"
