@@ -145,6 +145,8 @@ def test_values_are_set_by_dotted_name_and_together():
         "llm": "./mine",
         "prompts.chat": True,
     }
+    for text in ("[x]", "a # b", "1\nseed = 2", "{titles}", "%s", "'", "\udcff"):
+        assert parse_assignments([f"name={text}"]) == {"name": text}
     assert differences(settings, variant("paper"))[0].startswith("llm ('all-MiniLM-L6-v2', now")
 
 
