@@ -25,8 +25,8 @@ def require_folder_name(name: str) -> str:
         ValueError: If the name is another one.
 
     Example:
-        >>> require_folder_name("[/]x *%s")
-        '[/]x *%s'
+        >>> require_folder_name("[b]x *%s")
+        '[b]x *%s'
     """
     if not _is_utf8(name) or len(name.encode()) > _LONGEST_NAME or not _FOLDER_NAME.fullmatch(name):
         raise ValueError(
