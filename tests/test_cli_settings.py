@@ -64,7 +64,7 @@ FLAGS = {
 }
 # flags that are no setting
 OTHERS = {
-    "prepare": {"--output", "--set", "--json", "--help"},
+    "prepare": {"--output", "--glob", "--set", "--json", "--help"},
     "fit-ids": {
         *("--vectors", "--ids", "--user-vectors", "--user-ids", "--normalize"),
         *("--restart", "--config", "--set", "--print-config", "--json", "--help"),

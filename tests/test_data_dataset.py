@@ -182,3 +182,10 @@ def test_k_core_is_the_largest_stable_part(rows, user, item):
         (core.user_ids[u], core.item_ids[i]) for u, row in enumerate(core.histories) for i in row
     ]
     assert found == [(f"u{u}", f"i{i}") for u, i in events]
+
+
+def test_a_text_that_is_no_utf8_is_refused_when_a_dataset_is_saved(tmp_path):
+    dataset = Dataset(["u"], ["i"], ["x\udcff"], Histories.from_lists([[0]]))
+    with pytest.raises(DataError, match=r"ids and titles that UTF-8 has, got 'x.udcff'"):
+        dataset.save(tmp_path / "dataset")
+    assert not list(tmp_path.iterdir())

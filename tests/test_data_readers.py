@@ -1,5 +1,6 @@
 import gzip
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -397,3 +398,65 @@ def test_real_data_with_leading_zeros_and_gaps():
     number = dataset.item_number("0002844")
     assert dataset.titles[number].startswith("Fantômas")
     assert np.all(np.diff(dataset.histories.offsets) >= 1)
+
+
+def parts(folder, **tables):
+    """Write each table as `NAME.csv`, from its lines."""
+    for name, lines in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_files_that_match_a_pattern_are_one_table_in_the_order_of_names(tmp_path):
+    parts(
+        tmp_path,
+        b=["user_id,item_id,timestamp", "u,x,1", "u,z,0"],
+        a=["timestamp,item_id,user_id", "1,y,u", "1,w,u"],
+    )
+    dataset = read_dataset(f"{tmp_path}/*.csv")
+    assert [dataset.item_ids[item] for item in dataset.histories[0]] == ["z", "y", "w", "x"]
+    assert dataset.report.notes == ("files that match '*.csv': 2 (a.csv, b.csv)",)
+    assert dataset.description["interactions"] == "*.csv"
+    same = read_dataset(tmp_path / "[ab].csv", glob=True)
+    assert same.content_hash == dataset.content_hash
+    for number in range(7):
+        shutil.copy(tmp_path / "b.csv", tmp_path / f"c{number}.csv")
+    (note,) = read_dataset(f"{tmp_path}/c*.csv").report.notes
+    assert note.endswith("7 (c0.csv, c1.csv, c2.csv, c3.csv, c4.csv, ... c6.csv)")
+
+
+def test_a_file_that_is_there_is_no_pattern(tmp_path):
+    frame = pl.DataFrame({"user_id": ["u"], "item_id": ["literal"]})
+    frame.write_parquet(tmp_path / "part1.parquet")
+    with (tmp_path / "part[1].parquet").open("wb") as file:
+        frame.with_columns(item_id=pl.lit("literal, too")).write_parquet(file)
+    assert read_dataset(tmp_path / "part[1].parquet").item_ids == ["literal, too"]
+    assert read_dataset(tmp_path / "part[1].parquet", glob=True).item_ids == ["literal"]
+    (tmp_path / "part[1].parquet").unlink()
+    assert read_dataset(tmp_path / "part[1].parquet").item_ids == ["literal"]
+
+
+def test_files_of_a_pattern_that_do_not_go_together_are_named(tmp_path):
+    parts(
+        tmp_path,
+        a=["user_id,item_id,timestamp", "u,x,1"],
+        b=["user_id,item_id", "u,x"],
+        c=["user_id,item_id,timestamp", "", "u,x,1", "u,y,late"],
+    )
+    with pytest.raises(
+        DataError, match=r"b.csv: expected the columns of a.csv, .*'timestamp', got"
+    ):
+        read_dataset(f"{tmp_path}/?.csv")
+    with pytest.raises(DataError, match=r"c.csv:4: column 'timestamp': expected a number"):
+        read_dataset(f"{tmp_path}/[ac].csv")
+    with pytest.raises(DataError, match=r"expected a file '.*x\*' or files that match it"):
+        read_dataset(f"{tmp_path}/x*")
+    for name, ids in (("a", [1]), ("b", ["1"])):
+        frame = pl.DataFrame({"user_id": ["u"], "item_id": ids})
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: column 'item_id': expected Int64 as in a.par"):
+        read_dataset(f"{tmp_path}/*.parquet")
+    (tmp_path / "z.inter").write_text("user_id:token\titem_id:token\nu\tx\n")
+    with pytest.raises(
+        DataError, match=r"z.inter: expected the format table as of .*b.csv, got rec"
+    ):
+        read_dataset(f"{tmp_path}/[bz].[ci]*")

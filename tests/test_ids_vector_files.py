@@ -61,3 +61,11 @@ def test_bad_vectors_are_refused_with_their_place(tmp_path):
     )
     assert "expected 3 ids" in message(good, "a\nb\n")
     assert "ids.txt:3: expected each id once, got 'a' on line 1, too" in message(good, "a\nb\na\n")
+
+
+def test_an_id_may_have_any_character_but_a_line_end(tmp_path):
+    names = ["a b", "a\x85b", "a\u2028b", "a\x0cb", "%s", "[/]"]
+    np.save(tmp_path / "v.npy", np.ones((len(names), 2), np.float32))
+    for ending in ("\n", "\r\n"):
+        (tmp_path / "ids.txt").write_bytes("".join(n + ending for n in names).encode())
+        assert read_vectors(tmp_path / "v.npy", tmp_path / "ids.txt", names)[1].all()

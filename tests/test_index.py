@@ -159,3 +159,10 @@ def test_a_missing_faiss_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
         an_index().export_faiss()
+
+
+def test_ids_and_titles_may_be_any_text(tmp_path: Path) -> None:
+    texts = ["\udcff", "a\nb", "[/]", "日本"]
+    ItemIndex(np.eye(4), texts, texts).save(tmp_path / "index")
+    loaded = ItemIndex.load(tmp_path / "index")
+    assert (loaded.item_ids, loaded.titles) == (texts, texts)

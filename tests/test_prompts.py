@@ -404,3 +404,9 @@ def test_a_batch_equals_a_plain_loop(rows, data):
     assert mask.tolist() == [
         [1] * len(rows[row]) + [0] * (longest - len(rows[row])) for row in chosen
     ]
+
+
+def test_a_text_that_is_no_utf8_is_read_with_question_marks(tokenizer):
+    prompts = Prompts(tokenizer, [])
+    found, expected = (prompts.user_titles([[title]]).ids for title in ("red \udcff", "red ?"))
+    assert found.tolist() == expected.tolist()

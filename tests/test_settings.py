@@ -64,7 +64,7 @@ def test_every_setting_says_what_it_is(declared):
         (TrainingSettings, {"learning_rate": float("inf")}, "learning_rate to be a finite number"),
         (TrainingSettings, {"other": {"seed": 1}}, "without fields of settings, got .'seed'."),
         (AlignSettings, {"seed": -1}, "seed to be greater than or equal to 0, got -1"),
-        (AlignSettings, {"name": "../elsewhere"}, "a name of small letters"),
+        (AlignSettings, {"name": "../elsewhere"}, "a name that a folder can have"),
         (AlignSettings, {"name": "id"}, "a name that no other row has, got 'id'"),
         (AlignSettings, {"quantization": "2bit"}, "quantization to be '8bit' or '4bit'"),
         (AlignSettings, {"dtype": "int8"}, "dtype to be 'float32', 'bfloat16' or 'float16'"),
@@ -145,6 +145,8 @@ def test_values_are_set_by_dotted_name_and_together():
         "llm": "./mine",
         "prompts.chat": True,
     }
+    for text in ("[x]", "a # b", "1\nseed = 2", "{titles}", "%s", "'", "\udcff"):
+        assert parse_assignments([f"name={text}"]) == {"name": text}
     assert differences(settings, variant("paper"))[0].startswith("llm ('all-MiniLM-L6-v2', now")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rarec.settings import AlignSettings, IDSettings, ReadSettings, SelectionSettings
-from rarec.study import read_study
+from rarec.study import data_names, read_study
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 FILE = """
@@ -115,7 +115,7 @@ def test_the_names_of_a_grid_are_names_of_folders(write):
         ("[data.a]\nsource = 'x'\n[set]\nhold_out = 'no'", "hold_out to be .*'no'"),
         ("[data.a]\nsource = 'x'\n[variants.'../b']\nids.dim = 3", r"got '\.\./b'"),
         ("[data.a]\nsource = 'x'\n[variants.id]\nids.dim = 3", "name that no other row has.*'id'"),
-        ("[data.'../b']\nsource = 'x'", r"a name that a folder can have, got '\.\./b'"),
+        ("[data.'../b']\nsource = 'x'", r"a name that a folder can have .*got '\.\./b'"),
         ("seeds = [1, 1]\n[data.a]\nsource = 'x'", "different seeds"),
         ("cases = 0\n[data.a]\nsource = 'x'", "cases >= 1"),
         ("[data.a]\nsource = 'x'\n[id_models.b]\nhold_out = true", "b: .*ids alone.*hold_out"),
@@ -155,3 +155,12 @@ def test_all_parts_of_the_ablation_together_are_the_default_settings():
         assert (align.model, align.loss) == (AlignSettings().model, AlignSettings().loss)
         assert fit.selection == SelectionSettings(seed=2)
         assert fit.ids.text == IDSettings().text
+
+
+def test_datasets_may_have_any_name_that_a_folder_can_have(write):
+    file = write("[data.'[a] =b %s']\nsource = 'x'\n[data.'[a] ']\nsource = 'y'\n")
+    with pytest.raises(ValueError, match=r"a name that a folder can have.*got '\[a\] '"):
+        read_study(file)
+    study = read_study(file, data=["[a] =b %s"], sources={"[a] =b %s": "./p=q"})
+    assert [(one.name, one.source) for one in study.data] == [("[a] =b %s", "./p=q")]
+    assert data_names(file) == ["[a] =b %s", "[a] "]

@@ -15,6 +15,7 @@ from rarec.pipeline import fit_ids as fit_step
 from rarec.processes import run_tasks
 from rarec.run import RunFolder, read_record
 from rarec.study import DataSource, Study, run_study
+from rarec.study.runs import _asked
 
 SMALL = {
     "ids.text": "",
@@ -159,6 +160,14 @@ def test_arguments_are_refused_before_any_work(study, tmp_path):
     with pytest.raises(ValueError, match=r"variants of .*got 'up\*'"):
         run_study(study, tmp_path, only=["top", "up*"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_counts_before_the_pattern_that_it_may_be(study):
+    named = replace(study, variants={"base": {}, "a*": {}, "ab": {}, "[a]": {}})
+    for only, asked in ((["a*"], {"a*"}), (["[a]"], {"[a]"}), (["a?"], {"a*", "ab"})):
+        assert _asked(named, only) == {"base", *asked}
+    with pytest.raises(ValueError, match=r"got 'A\*'"):
+        _asked(named, ["A*"])
 
 
 def test_data_without_titles_is_refused_before_any_work(planted, study, tmp_path, monkeypatch):

@@ -80,3 +80,13 @@ def test_all_rows_of_a_table_have_as_many_columns():
     }
     lines = [line.replace("\\|", "") for line in markdown(results).splitlines()]
     assert {line.count("|") for line in lines if line.startswith("| ")} == {10, 8}
+
+
+def test_names_are_no_markup():
+    how = {"part": "test", "cases": 1, "items": 1, "cold": 0, "tail": 0, "tail_events": 5}
+    how |= {"seeds": {"0": 0}, "reference": "a|b`c"}
+    results = {"protocol": how, "rows": [row("a|b`c", what="x | y\nz")], "paired": []}
+    lines = markdown(results).splitlines()
+    (shown,) = [line for line in lines if "x " in line]
+    assert shown.startswith("| `` a\\|b`c `` | x \\| y z | ")
+    assert shown.replace("\\|", "").count("|") == lines[2].count("|")

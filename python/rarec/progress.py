@@ -17,7 +17,8 @@ from rich.progress import (
 )
 
 # standard error, so that standard output has only the result of a command
-console = Console(stderr=True)
+# without markup and emoji: brackets and colons in a name are what they are
+console = Console(stderr=True, markup=False, emoji=False)
 
 
 @contextmanager
@@ -35,12 +36,12 @@ def progress_bar(
         done: Number of steps that are already done.
     """
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=not shown,
     )

@@ -176,7 +176,11 @@ class Prompts:
         rows: list[NDArray[np.int32]] = []
         for start in range(0, len(texts), _TEXTS_PER_CALL):
             encoded: Any = self.tokenizer(
-                list(texts[start : start + _TEXTS_PER_CALL]),
+                # a tokenizer refuses a text that is no UTF-8
+                [
+                    text.encode("utf-8", "replace").decode()
+                    for text in texts[start : start + _TEXTS_PER_CALL]
+                ],
                 add_special_tokens=special,
                 return_attention_mask=False,
                 return_token_type_ids=False,

@@ -8,6 +8,6 @@ Environment variables: `RAREC_CACHE` is the cache folder (default: `$XDG_CACHE_H
 """
 
 from rarec.assets.asset import Asset, AssetError, Source
-from rarec.assets.fetching import cache_folder, fetch, names
+from rarec.assets.fetching import cache_folder, fetch, is_public_dataset, names
 
-__all__ = ["Asset", "AssetError", "Source", "cache_folder", "fetch", "names"]
+__all__ = ["Asset", "AssetError", "Source", "cache_folder", "fetch", "is_public_dataset", "names"]

@@ -14,12 +14,18 @@ from rarec.assets.models import MINILM, SMOLLM2
 
 _log = logging.getLogger(__name__)
 
-_ASSETS = {asset.name: asset for asset in (ML_100K, MINILM, SMOLLM2)}
+_DATASETS = (ML_100K,)
+_ASSETS = {asset.name: asset for asset in (*_DATASETS, MINILM, SMOLLM2)}
 
 
 def names() -> list[str]:
     """Return the names of the assets that `fetch` knows."""
     return sorted(_ASSETS)
+
+
+def is_public_dataset(source: str) -> bool:
+    """Return whether a text is the name of a public dataset; a path is written `./NAME`."""
+    return source in [asset.name for asset in _DATASETS]
 
 
 def cache_folder() -> Path:

@@ -14,6 +14,7 @@ from rarec.cli.errors import failing_in_one_line
 from rarec.cli.evaluate import evaluate
 from rarec.cli.fit_ids import fit_ids
 from rarec.cli.prepare import prepare
+from rarec.cli.printing import print_any_text
 from rarec.cli.recommend import recommend
 from rarec.cli.study import study
 
@@ -44,4 +45,6 @@ for _command in _COMMANDS:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    print_any_text()
+    # arguments are literal: on Windows, patterns and ~ in them would be expanded
+    app(windows_expand_args=False)

@@ -7,9 +7,12 @@ from functools import wraps
 from typing import Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from rarec.cli.printing import errors
+from rarec.cli.printing import errors, in_one_line
+
+# characters of a message that are shown at its beginning and at its end
+_BEGINNING, _END = 1500, 500
 
 
 def failing_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
@@ -29,8 +32,16 @@ def failing_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             errors.print("The step was stopped. The same command goes on from here.")
             raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            errors.print(f"[red]error:[/red] {escape(' '.join(lines))}", soft_wrap=True)
+            message = _shortened(in_one_line(str(error).strip()))
+            errors.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
             raise typer.Exit(1) from error
 
     return run
+
+
+def _shortened(text: str) -> str:
+    """Return a text without its middle if it is very long, as a name in it may be."""
+    left_out = len(text) - _BEGINNING - _END
+    if left_out <= 0:
+        return text
+    return f"{text[:_BEGINNING]} ({left_out:,} characters left out) {text[-_END:]}"

@@ -15,8 +15,9 @@ from rarec.settings import fields_of, parse_assignments, read_values, with_value
 Settings = TypeVar("Settings")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+# a text and no path: as paths, `-` and `./-` are the same
 Json = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--json",
         metavar="FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,8 @@ def prepare(
         str,
         typer.Argument(
             help="A folder or a file (RecBole .inter, MovieLens ratings.dat or ratings.csv, csv, "
-            "csv.gz, parquet), or the name of a public dataset: ml-100k."
+            "csv.gz, parquet), a pattern of files, or the name of a public dataset: ml-100k. "
+            "A file that is there is taken as it is called; ./ml-100k is a path."
         ),
     ],
     run: Annotated[Path, typer.Option("--output", "-o", help="Run folder that is made.")],
@@ -40,14 +42,21 @@ def prepare(
         ),
     ] = False,
     wait: Wait = False,
+    glob: Annotated[
+        bool,
+        typer.Option(
+            "--glob", help="Read INTERACTIONS as a pattern, even if there is such a file."
+        ),
+    ] = False,
     assignments: Assignments = None,
     json_file: Json = None,
 ) -> None:
     """Read interactions and titles, report what is unusual, split them, and make a run folder.
 
-    Ids stay text. Histories are in the order of time, then of the file.
+    Ids stay text. Histories are in the order of time, then of the file. The files that match a
+    pattern are read as one, sorted by name.
     """
-    from rarec.assets import fetch, names
+    from rarec.assets import fetch, is_public_dataset
     from rarec.data import read_dataset
     from rarec.run import RunFolder
 
@@ -62,15 +71,21 @@ def prepare(
         "split.kind": split,
     }
     settings = with_values(PrepareSettings(), given_values(flags, assignments))
+    is_public = is_public_dataset(interactions) and not glob
+    source = fetch(interactions) if is_public else Path(interactions)
     dataset = read_dataset(
-        fetch(interactions) if interactions in names() else Path(interactions),
+        source,
         items,
         format=settings.format,
+        glob=glob,
         columns=settings.columns,
         options=settings.read,
     )
     is_there = RunFolder.exists(run) and not restart
     prepared = RunFolder.create(run, dataset, settings.split, restart=restart, wait=wait)
+    say(f"the public dataset {interactions}, from {source}" if is_public else f"from {source}")
+    if is_public and os.path.lexists(interactions):
+        say(f"{interactions} of this folder is not read; write ./{interactions} to read it")
     for line in dataset.report.lines():
         say(line)
     say(f"split: {prepared.split.description['rule']}")
@@ -86,4 +101,5 @@ def prepare(
     }
     output.print(measurements_table({"": counts}, str(run)))
     report = dataset.report.as_dict()
-    write_json({**counts, "report": report, "data_hash": dataset.content_hash}, json_file)
+    reported = {"source": str(source), "report": report, "data_hash": dataset.content_hash}
+    write_json({**counts, **reported}, json_file)

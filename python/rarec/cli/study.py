@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,8 @@ def study(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Variants and ID models to run, with commas; * stands for any letters.",
+            help="Variants and ID models to run, with commas; * stands for any letters, unless a "
+            "name has it.",
         ),
     ] = None,
     data: Annotated[
@@ -48,17 +49,12 @@ def study(
     whole catalogue, alone and fused with the ID model. A study that was stopped goes on, and what
     has a result is not run again.
     """
-    sources = {}
-    for text in source or ():
-        name, separator, path = text.partition("=")
-        if not separator:
-            raise ValueError(f"expected --source NAME=PATH, got {text!r}")
-        sources[name] = path
     quiet_libraries()
     import json
 
-    from rarec.study import read_study, run_study
+    from rarec.study import data_names, read_study, run_study
 
+    sources = dict(_named_place(text, data_names(file)) for text in source or ())
     planned = read_study(file, sources=sources, data=None if data is None else names_in(data))
     folder = folder or Path("runs") / file.stem
     results = run_study(
@@ -80,9 +76,19 @@ def print_study_results(results: Mapping[str, Any], folder: Path) -> None:
     from rarec.study import markdown
 
     for name, found in results.items():
-        output.print(f"\n{name}\n", markup=False)
-        output.print(markdown(found), markup=False, soft_wrap=True)
+        output.print(f"\n{name}\n")
+        output.print(markdown(found), soft_wrap=True)
         say(f"The results are in {folder / name}.")
+
+
+def _named_place(text: str, names: Iterable[str]) -> tuple[str, str]:
+    """Return the name and the path of `NAME=PATH`; both may have a `=` in them."""
+    name, separator, _ = text.partition("=")
+    if not separator:
+        raise ValueError(f"expected --source NAME=PATH, got {text!r}")
+    known = [one for one in names if text.startswith(f"{one}=")]
+    longest = max(known, key=len, default=name)
+    return longest, text[len(longest) + 1 :]
 
 
 def names_in(text: str) -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
+from rarec.cli.printing import in_one_line
 from rarec.settings import describe
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ def measurements_table(measurements: Mapping[str, Mapping[str, Any]], title: str
         title: Title of the table.
     """
     table = Table(
-        title=escape(title), show_header=any(measurements), box=SIMPLE_HEAD, pad_edge=False
+        title=in_one_line(title), show_header=any(measurements), box=SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("")
     for part in measurements:
-        table.add_column(escape(part), justify="right")
+        table.add_column(in_one_line(part), justify="right")
     names = dict.fromkeys(name for values in measurements.values() for name in values)
     for name in names:
         shown = (_number(values.get(name)) for values in measurements.values())
-        table.add_row(escape(name.replace("_", " ")), *shown)
+        table.add_row(in_one_line(name.replace("_", " ")), *shown)
     return table
 
 
@@ -54,14 +54,14 @@ def recommendations_table(found: Sequence[Recommendation], user: str | None) -> 
         user: Id of the user; None without one.
     """
     title = "next" if user is None else f"next for user {user}"
-    table = Table(title=escape(title), box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=in_one_line(title), box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("item")
     table.add_column("title")
     table.add_column("score", justify="right")
     for place, item in enumerate(found, start=1):
         row = (item.item_id, item.title or _NO_TITLE, f"{item.score:.3f}")
-        table.add_row(str(place), *map(escape, row))
+        table.add_row(str(place), *map(in_one_line, row))
     return table
 
 
@@ -99,7 +99,9 @@ def _metrics_table(results: Mapping[str, Any]) -> Table:
     for metric in _SHOWN:
         table.add_column(metric.upper(), justify="right", no_wrap=True)
     for row in results["rows"]:
-        table.add_row(escape(row["model"]), *(_with_interval(row, metric) for metric in _SHOWN))
+        table.add_row(
+            in_one_line(row["model"]), *(_with_interval(row, metric) for metric in _SHOWN)
+        )
     return table
 
 
@@ -113,8 +115,8 @@ def _models_table(results: Mapping[str, Any]) -> Table:
     for row in results["rows"]:
         weight = f", w = {row['weights']['id']:g}" if "weights" in row else ""
         table.add_row(
-            escape(row["model"]),
-            escape(describe(row["model"]) + weight),
+            in_one_line(row["model"]),
+            in_one_line(describe(row["model"]) + weight),
             _whole(row.get("samples")),
             _whole(row.get("trainable_parameters")),
             _whole(row.get("seconds")),
@@ -139,9 +141,9 @@ def _paired_table(results: Mapping[str, Any]) -> Table:
         by_model.setdefault(pair["a"], {}).setdefault(pair["b"], {})[pair["metric"]] = pair
     for model, others in by_model.items():
         table.add_section()
-        table.add_row(f"{escape(model)} -", style="bold")
+        table.add_row(f"{in_one_line(model)} -", style="bold")
         for other, pairs in others.items():
-            table.add_row(escape(other), *(_difference(pairs[metric]) for metric in _SHOWN))
+            table.add_row(in_one_line(other), *(_difference(pairs[metric]) for metric in _SHOWN))
     return table
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rarec.artifacts import read_config, read_whole, write_config, write_folder
+from rarec.data.frames import parquet_frame
 from rarec.data.histories import Histories
 from rarec.data.report import Report, tied_events
 from rarec.data.tables import DataError
@@ -145,18 +146,18 @@ class Dataset:
         Args:
             folder: A new folder, an empty one, or an artifact that rarec wrote and that is
                 replaced.
+
+        Raises:
+            ValueError: If an id or a title is no text that UTF-8 has.
         """
         arrays = {"offsets": self.histories.offsets, "items": self.histories.items}
         if self.histories.times is not None:
             arrays["times"] = self.histories.times
         with write_folder(folder) as path:
             save_file(arrays, path / "histories.safetensors")
-            pl.DataFrame({"user_id": pl.Series(self.user_ids, dtype=pl.String)}).write_parquet(
-                path / "users.parquet"
-            )
+            _write_texts(path / "users.parquet", {"user_id": self.user_ids})
             items = {"item_id": self.item_ids, "title": self.titles}
-            schema = {"item_id": pl.String, "title": pl.String}
-            pl.DataFrame(items, schema=schema).write_parquet(path / "items.parquet")
+            _write_texts(path / "items.parquet", items)
             values = {
                 "content_hash": self.content_hash,
                 "report": self.report.as_dict(),
@@ -183,9 +184,9 @@ class Dataset:
         config = read_config(path, FORMAT, _Config)
         try:
             arrays = load_file(path / "histories.safetensors")
-            items = pl.read_parquet(path / "items.parquet", glob=False)
+            items = parquet_frame(path / "items.parquet")
             dataset = cls(
-                pl.read_parquet(path / "users.parquet", glob=False)["user_id"].to_list(),
+                parquet_frame(path / "users.parquet")["user_id"].to_list(),
                 items["item_id"].to_list(),
                 items["title"].to_list(),
                 Histories(arrays["offsets"], arrays["items"], arrays.get("times")),
@@ -221,6 +222,18 @@ class Dataset:
             titles_missing=self.titles.count(""),
             titles_shared=sum(shared),
         )
+
+
+def _write_texts(path: Path, columns: Mapping[str, list[str]]) -> None:
+    try:
+        frame = pl.DataFrame(dict(columns), schema=dict.fromkeys(columns, pl.String))
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"expected ids and titles that UTF-8 has, got {error.object[:100]!r}"
+        ) from error
+    # polars would read ~ at the beginning of a path as the home folder
+    with path.open("wb") as file:
+        frame.write_parquet(file)
 
 
 def _number(kind: str, wanted: str, numbers: dict[str, int]) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PolarsError
 
-from rarec.data.tables import ROW_COLUMN, DataError, Table
+from rarec.data.tables import DataError, Table
 
 # text files do not contain this byte, so polars reads each line as one field
 _NO_SEPARATOR = "\x01"
@@ -65,16 +65,18 @@ def read_delimited(path: Path, layout: Layout) -> Table:
         raise DataError(f"{path.name}: {str(error).splitlines()[0]}") from None
 
     line = functools.partial(_line_of_record, path, layout)
+    rows = None
     # both a line with too few fields and a blank line end in nulls
     if frame.width != len(names) or frame.to_series(frame.width - 1).null_count():
         blank = _blank_records(path, layout, names)
         if blank:
-            frame = frame.with_row_index(ROW_COLUMN)
-            frame = frame.filter(~pl.col(ROW_COLUMN).is_in(pl.Series(blank, dtype=pl.UInt32)))
+            numbers = pl.int_range(frame.height, dtype=pl.UInt32, eager=True)
+            kept = ~numbers.is_in(pl.Series(blank, dtype=pl.UInt32).implode())
+            frame, rows = frame.filter(kept), numbers.filter(kept)
     if frame.height == 0:
         raise DataError(f"{path.name}: expected at least one record, got none")
     notes = () if encoding == "utf-8" else (f"{path.name} is not UTF-8; it was read as Latin-1",)
-    return Table(frame, path.name, line, notes=notes)
+    return Table(frame, path.name, line, notes=notes, rows=rows)
 
 
 def first_line(path: Path) -> str:

@@ -26,11 +26,18 @@ def read_parquet(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"expected a file, got {path} (it does not exist)")
     try:
-        frame = pl.read_parquet(path, glob=False)
+        frame = parquet_frame(path)
     except (PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path.name}: expected a parquet file, got {reason}") from None
     return _checked(Table(frame, path.name))
+
+
+def parquet_frame(path: Path) -> pl.DataFrame:
+    """Return the content of a parquet file, whatever its path is."""
+    # a path that polars opens may be no pattern, must not begin with ~, and must be UTF-8
+    with path.open("rb") as file:
+        return pl.read_parquet(file)
 
 
 def from_frame(frame: Frame, source: str) -> Table:

@@ -34,6 +34,7 @@ def read_dataset(
     items: Source | None = None,
     *,
     format: str = "auto",  # noqa: A002
+    glob: bool = False,
     columns: ColumnSettings | None = None,
     options: ReadSettings | None = None,
 ) -> Dataset:
@@ -48,15 +49,20 @@ def read_dataset(
         interactions: A folder, a file, or a polars or pandas frame. A folder has `*.inter` (and
             `*.item`), `ratings.dat` (`movies.dat`), `u.data` (`u.item`), `ratings.csv`
             (`movies.csv`) or `interactions.*` (`items.*`) as csv, tsv, csv.gz or parquet.
+            A path is literal, whatever characters it has. Only if nothing has this path, `*`, `?`
+            and `[...]` in it make it a pattern, and the files that match are read as one table,
+            sorted by name.
         items: A file or a frame with the texts of items. If it is None and the folder has no such
             file, all titles are empty.
         format: "recbole", "movielens" (the files without a header), "table", or "auto", which
             finds the format from the names of the files.
+        glob: Read the path of the interactions as a pattern, even if there is such a file.
         columns: Names of the columns; None takes the usual names.
         options: Which interactions and items to keep; None takes the defaults.
 
     Raises:
         DataError: If the data is malformed; the message names the file, the line and the column.
+            If no file matches a pattern, or the files do not go together.
         ValueError: If `format` is unknown.
 
     Example:
@@ -70,7 +76,7 @@ def read_dataset(
     if columns.title_template is not None:
         # a template without columns is refused before any work
         template_columns(columns.title_template)
-    table, texts, kind = open_sources(interactions, items, format=format)
+    table, texts, kind = open_sources(interactions, items, format=format, glob=glob)
     read, counts = _events(table, columns, options)
     ordered, repeated = _ordered(read, options)
     titles, text_counts = _titles(texts, columns)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
-
-# if blank lines were left out, this column holds the number of each row in the file
-ROW_COLUMN = "(row)"
 
 
 class DataError(ValueError):
@@ -26,6 +23,8 @@ class Table:
             lines.
         titles: Names of the columns that hold the title of an item according to the format.
         notes: Remarks on the source for the report.
+        rows: `[len(frame)]` number of each row in the file; None if they are 0, 1, 2 and so on.
+        parts: The tables that this one was joined from, in their order.
     """
 
     frame: pl.DataFrame
@@ -33,6 +32,8 @@ class Table:
     line: Callable[[int], int] | None = None
     titles: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rows: pl.Series | None = None
+    parts: tuple[Table, ...] = ()
 
     def __len__(self) -> int:
         return self.frame.height
@@ -40,7 +41,7 @@ class Table:
     @property
     def names(self) -> list[str]:
         """Names of the columns of the source."""
-        return [name for name in self.frame.columns if name != ROW_COLUMN]
+        return self.frame.columns
 
     def fault(self, row: int, column: str, message: str) -> DataError:
         """Return the error for one cell; the caller raises it.
@@ -50,8 +51,12 @@ class Table:
             column: Name of the column.
             message: Text of the form "expected X, got Y".
         """
-        if ROW_COLUMN in self.frame.columns:
-            row = int(self.frame[ROW_COLUMN][row])
+        for part in self.parts:
+            if row < len(part):
+                return part.fault(row, column, message)
+            row -= len(part)
+        if self.rows is not None:
+            row = int(self.rows[row])
         if self.line is None:
             return DataError(f"{self.source}, row {row}: column {column!r}: {message}")
         return DataError(f"{self.source}:{self.line(row)}: column {column!r}: {message}")
@@ -93,3 +98,37 @@ class Table:
                 )
             return wanted
         return next((name for name in usual if name in self.names), None)
+
+
+def joined(tables: Sequence[Table], source: str) -> Table:
+    """Return the rows of several tables, one table after the other, as one table.
+
+    Args:
+        tables: Tables with the same columns in any order.
+        source: Name of the whole in messages.
+
+    Raises:
+        DataError: If a table has other columns than the first, or columns of other types. The
+            message names it.
+    """
+    first = tables[0]
+    for table in tables[1:]:
+        if sorted(table.names) != sorted(first.names):
+            raise DataError(
+                f"{table.source}: expected the columns of {first.source}, which are "
+                f"{', '.join(map(repr, first.names))}, got {', '.join(map(repr, table.names))}"
+            )
+        for name in first.names:
+            wanted, found = first.frame[name].dtype, table.frame[name].dtype
+            if found != wanted:
+                raise DataError(
+                    f"{table.source}: column {name!r}: expected {wanted} as in {first.source}, "
+                    f"got {found}"
+                )
+    return Table(
+        pl.concat([table.frame.select(first.names) for table in tables]),
+        source,
+        titles=first.titles,
+        notes=tuple(note for table in tables for note in table.notes),
+        parts=tuple(tables),
+    )

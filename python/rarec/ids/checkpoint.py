@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rarec.artifacts import write_file
+from rarec.paths import utf8_path
 
 
 @dataclass
@@ -102,7 +103,7 @@ def read_checkpoint(
         ValueError: If the file is not a checkpoint, or is one of another training.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         stored = json.loads(metadata["identity"])

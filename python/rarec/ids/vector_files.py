@@ -101,6 +101,9 @@ def _read_lines(path: Path) -> list[str]:
         raise ValueError(f"{path}: expected a file, got none")
     try:
         # some editors write a byte order mark before the first id
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text, one id in each line ({error})") from error
+    # not `splitlines`: an id may have other characters that end a line for it
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]

@@ -26,6 +26,7 @@ from rarec.ids import IDEmbeddings, load_ids
 from rarec.model.entities import EntityBatch
 from rarec.model.stored import FORMAT, read_stored_model
 from rarec.model.tower import Tower
+from rarec.paths import utf8_path
 from rarec.settings import ModelSettings, PromptSettings, as_dict
 
 ADAPTER = "adapter.safetensors"
@@ -282,7 +283,11 @@ class RARec(nn.Module):
             ValueError: If the folder holds no model, or the ID embeddings are not in their place.
         """
         place = read_stored_model(folder).ids
-        return None if place is None else load_ids(Path(folder) / place)
+        if place is None:
+            return None
+        # `..` of the path and not of the folder that a symbolic link in the path leads to
+        found = Path(os.path.normpath(Path(folder).absolute() / place))
+        return load_ids(found if found.is_dir() else Path(folder) / place)
 
     @classmethod
     def from_pretrained(
@@ -327,7 +332,8 @@ class RARec(nn.Module):
         )
         file = folder / ADAPTER
         try:
-            model.load_state_dict(load_file(file))
+            with utf8_path(file) as path:
+                model.load_state_dict(load_file(path))
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{file}: expected the adapter of a model over {stored.llm!r} ({error})"

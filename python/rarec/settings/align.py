@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import field
 from typing import Literal
 
+from rarec.paths import require_folder_name
 from rarec.settings.declaration import Seed, typed
 from rarec.settings.language_model import DEFAULT_LLM
 from rarec.settings.loss import LossSettings
@@ -14,9 +14,10 @@ from rarec.settings.model import ModelSettings
 from rarec.settings.prompts import PromptSettings
 from rarec.settings.training import TrainingSettings
 
-#: Names of rows in results that no aligned model may have.
-RESERVED_NAMES = ("popularity", "id", "id_held_out", "late_fusion")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+#: Names that no aligned model may have: those of other rows, and one that safetensors keeps.
+RESERVED_NAMES = ("popularity", "id", "id_held_out", "late_fusion", "__metadata__")
+# end of the name of a fused row
+_FUSED = "+id"
 
 
 @typed
@@ -54,11 +55,9 @@ class AlignSettings:
     """Seed of the initial values, the batches and the negatives."""
 
     def __post_init__(self) -> None:
-        if self.name and not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"expected a name of small letters, digits and - _ ., got {self.name!r}"
-            )
-        if self.name in RESERVED_NAMES:
+        if self.name:
+            require_folder_name(self.name)
+        if self.name in RESERVED_NAMES or self.name.endswith(_FUSED):
             raise ValueError(f"expected a name that no other row has, got {self.name!r}")
         tune = self.model.tune
         if self.loss.alignment and tune != "none":

@@ -134,9 +134,11 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
         if not separator or not name:
             raise ValueError(f"expected --set NAME=VALUE, got {text!r}")
         try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
-            found[name] = value
+            read = tomllib.loads(f"value = {value}")
+        except tomllib.TOMLDecodeError:
+            read = {}
+        # a text with a line end may read as more than one value
+        found[name] = read["value"] if read.keys() == {"value"} else value
     return found
 
 

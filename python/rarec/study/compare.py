@@ -62,6 +62,7 @@ def compare_study(
         "part": part,
         "seeds": list(seeds),
         "set": {name: value for name, value in changes.items() if value is not None},
-        "data": {COMPARE_DATA: {"source": os.fspath(run)}},
+        # absolute, because a name alone may be the one of a public dataset
+        "data": {COMPARE_DATA: {"source": str(Path(run).absolute())}},
     }
     return study_of(content)

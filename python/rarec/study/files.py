@@ -82,6 +82,18 @@ def read_study(
         raise ValueError(f"{path}: {error}") from error
 
 
+def data_names(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the datasets of a study file.
+
+    Raises:
+        ValueError: If the file cannot be read. The message names it.
+    """
+    try:
+        return list(read_content(path).get("data", {}))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def read_content(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the tables of a study file.
 

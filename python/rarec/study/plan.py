@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rarec.backbone import require_peft
+from rarec.paths import require_folder_name
 from rarec.run.folder import PARTS
 from rarec.settings import AlignSettings, FitSettings, variant, with_values
 from rarec.study.sources import DataSource
 
 #: Name of the variant without changes, unless the study names it otherwise.
 BASE = "base"
-_DATA_NAME = re.compile(r"[\w+=-][\w.+=-]*")
 _OF_FIT = ("selection.", "ids.")
 _OF_ALIGN = "align."
 # the study itself sets these
@@ -64,8 +63,7 @@ class Study:
                 f"expected reference to be one of {list(self.variants)}, got {self.reference!r}"
             )
         for source in self.data:
-            if not _DATA_NAME.fullmatch(source.name):
-                raise ValueError(f"expected a name that a folder can have, got {source.name!r}")
+            require_folder_name(source.name)
         whole = all(type(seed) is int and seed >= 0 for seed in self.seeds)
         if not whole or not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"expected different seeds >= 0, at least one, got {list(self.seeds)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ def run_study(
     Args:
         study: The study.
         folder: Folder of the results and of the run folders.
-        only: Names of the variants and ID models that are run now, in which `*` stands for any
-            letters; by default all. The reference is always run.
+        only: Names of the variants and ID models that are run now; by default all. A text that is
+            none of the names is a pattern, in which `*` stands for any letters. The reference is
+            always run.
         jobs: Number of processes at once. The processors are shared among them. 0 runs nothing, and
             reports what is there.
         n_bootstrap: Number of resamples of the confidence intervals.
@@ -90,7 +91,7 @@ def _asked(study: Study, only: Sequence[str] | None) -> set[str]:
         return names
     found = {study.reference}
     for pattern in only:
-        matching = {name for name in names if fnmatch(name, pattern)}
+        matching = {pattern} & names or {name for name in names if fnmatchcase(name, pattern)}
         if not matching:
             raise ValueError(f"expected variants of {sorted(names)}, got {pattern!r}")
         found |= matching

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rarec.assets import fetch
-from rarec.assets import names as public_names
+from rarec.assets import fetch, is_public_dataset
 from rarec.data import Dataset, read_dataset
 from rarec.pipeline.fit_ids import ALL, HELD_OUT, baseline_part
 from rarec.pipeline.samples import selection_of
@@ -33,7 +32,7 @@ class DataSource:
 
     Attributes:
         name: Name of the dataset.
-        source: A folder, a file, the name of a public dataset, or a run folder.
+        source: A folder, a file, a pattern of files, the name of a public dataset, or a run folder.
         options: What is kept of the interactions.
         columns: Names of the columns.
         split: How the dataset is split.
@@ -51,10 +50,11 @@ class DataSource:
 
     def read(self) -> Dataset:
         """Return the dataset."""
+        if is_public_dataset(self.source):
+            return read_dataset(fetch(self.source), columns=self.columns, options=self.options)
         if RunFolder.exists(self.source):
             return RunFolder(self.source).dataset
-        place = fetch(self.source) if self.source in public_names() else Path(self.source)
-        return read_dataset(place, columns=self.columns, options=self.options)
+        return read_dataset(self.source, columns=self.columns, options=self.options)
 
 
 def data_source(
@@ -70,7 +70,7 @@ def data_source(
 
     Args:
         name: Name of the dataset.
-        source: A folder, a file, the name of a public dataset, or a run folder.
+        source: A folder, a file, a pattern of files, the name of a public dataset, or a run folder.
         reading: Values of `ReadSettings` and `ColumnSettings`.
         settings: Values of every variant on this dataset, by dotted name.
 
@@ -78,7 +78,8 @@ def data_source(
         ValueError: If a value is refused, or a run folder is to be read in another way.
     """
     reading, settings = dict(reading or {}), dict(settings or {})
-    if RunFolder.exists(source):
+    # the name of a public dataset is no path; a run folder of that name is written ./NAME
+    if RunFolder.exists(source) and not is_public_dataset(source):
         if reading:
             raise ValueError(f"expected no columns or filters of a run folder, got {list(reading)}")
         return _of_run(name, source, settings)

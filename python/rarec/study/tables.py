@@ -38,9 +38,9 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"seen; {how['cold']:,} targets are cold, and {how['tail']:,} are in the tail (at most "
             f"{how['tail_events']} training events). Means over {seeds} "
             f"seed{'s' if seeds > 1 else ''} with 95% bootstrap intervals over users. `vs "
-            f"reference`: HR@100 minus the one of `{reference}` on the same users, fused minus "
-            f"fused; * where the 95% interval leaves 0 out, ** where it does so corrected for the "
-            f"number of comparisons.",
+            f"reference`: HR@100 minus the one of {_code(reference)} on the same users, fused "
+            f"minus fused; * where the 95% interval leaves 0 out, ** where it does so corrected "
+            f"for the number of comparisons.",
             "",
             *_table(_QUALITY, quality),
             "",
@@ -63,8 +63,8 @@ def _in_order(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]
 
 def _quality(row: Mapping[str, Any], pair: Mapping[str, Any] | None) -> list[str]:
     return [
-        f"`{row['model']}`",
-        row["what"].replace("|", "\\|"),
+        _code(row["model"]),
+        _text(row["what"]),
         *(_with_interval(row, metric) for metric in _SHOWN),
         "" if pair is None else _difference(pair),
         _number(row["cold_hr@100"], "{:.3f}"),
@@ -75,7 +75,7 @@ def _quality(row: Mapping[str, Any], pair: Mapping[str, Any] | None) -> list[str
 
 def _cost(row: Mapping[str, Any]) -> list[str]:
     return [
-        f"`{row['model']}`",
+        _code(row["model"]),
         _number(row.get("trainable_parameters"), "{:,.0f}"),
         _number(row.get("steps"), "{:,.0f}"),
         _number(row.get("seconds"), "{:,.0f}"),
@@ -83,6 +83,18 @@ def _cost(row: Mapping[str, Any]) -> list[str]:
         _number(row.get("peak_rss_mb"), "{:,.0f}"),
         _number(row.get("adapter_bytes"), "{:.2f}", 2**20),
     ]
+
+
+def _code(name: str) -> str:
+    """Return a name as code in a cell, whatever characters it has."""
+    ticks = "``" if "`" in name else "`"
+    space = " " if "`" in name else ""
+    return f"{ticks}{space}{_text(name)}{space}{ticks}"
+
+
+def _text(text: str) -> str:
+    r"""Return a text that stays in one cell: `|` ends one, and a line end ends the table."""
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
