@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,10 @@ def training_arguments(
         if field.name != "other"
     }
     return TrainingArguments(
-        output_dir=str(output), seed=seed, **{**_DEFAULTS, **stated, **settings.other}
+        # absolute, because transformers reads ~ at the beginning of a path as the home folder
+        output_dir=str(Path(output).absolute()),
+        seed=seed,
+        **{**_DEFAULTS, **stated, **settings.other},
     )
 
 

@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from rarec.memory import peak_memory_mb
 from rarec.model import RARec
+from rarec.paths import utf8_path
 from rarec.randomness import seeded
 from rarec.settings import LossSettings
 from rarec.training.batches import TrainingData
@@ -83,7 +84,8 @@ def train(
         state = None if checkpoint is None else _finished(checkpoint, args)
         if state is not None and checkpoint is not None:
             # the trainer of transformers would take one more step
-            model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
+            with utf8_path(checkpoint / SAFE_WEIGHTS_NAME) as path:
+                model.load_state_dict(load_file(path))
         else:
             state = _run(trainer, checkpoint, callbacks)
     return _report(model, data, args, state, counter.steps, time.perf_counter() - started)
@@ -101,7 +103,11 @@ def _run(
         progress=bool(bars),
     )
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if checkpoint is None:
+            trainer.train()
+        else:
+            with utf8_path(checkpoint) as path:
+                trainer.train(resume_from_checkpoint=str(path))
     finally:
         trainer.lower.close()
         trainer.lower = TrainingLowerStates()
