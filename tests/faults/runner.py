@@ -6,7 +6,6 @@ import json
 import os
 import struct
 import subprocess
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +148,12 @@ class Runner:
         shim: The library, see `build_shim`.
         folder: A new folder for its files. Commands run in its folder `point`, which is watched.
         llm: Folder of a language model that is loaded once, so that its classes are imported.
+        source: Folder with the package `rarec`, if that Python is to take it from there.
     """
 
-    def __init__(self, python: str, shim: Path, folder: Path, llm: Path) -> None:
+    def __init__(
+        self, python: str, shim: Path, folder: Path, llm: Path, source: str | None = None
+    ) -> None:
         folder.mkdir(parents=True)
         self.point = folder / "point"
         self._output = folder / "output"
@@ -166,7 +168,7 @@ class Runner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._warnings,
-            env=_quiet_environment(python, shim, folder),
+            env=_quiet_environment(shim, folder, source),
             text=True,
         )
 
@@ -245,21 +247,14 @@ def child_events(events: Sequence[Event]) -> list[int]:
     return [number for number, event in enumerate(events, start=1) if event.process != leader]
 
 
-def kinds(events: Sequence[Event]) -> dict[str, int]:
-    """Return how many events there are of each kind."""
-    return dict(Counter(event.kind for event in events))
-
-
 def _text(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
 
 
-def _quiet_environment(python: str, shim: Path, folder: Path) -> dict[str, str]:
-    kept = dict(os.environ)
-    if not os.path.samefile(python, os.sys.executable):
-        # another installation has its own packages
-        kept.pop("PYTHONPATH", None)
-    return kept | {
+def _quiet_environment(shim: Path, folder: Path, source: str | None) -> dict[str, str]:
+    return {
+        **os.environ,
+        **({} if source is None else {"PYTHONPATH": source}),
         "LD_PRELOAD": str(shim),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
