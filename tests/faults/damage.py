@@ -178,7 +178,7 @@ def _of_tensors(path: Path) -> Iterator[_Change]:
         "changed": lambda tensor: (
             ~tensor if tensor.dtype == torch.bool else tensor + torch.ones_like(tensor)
         ),
-        "missing": lambda tensor: None,
+        "missing": lambda _: None,
     }
     for name, tensor in load_file(path).items():
         for what, change in changes.items():
@@ -208,7 +208,7 @@ def _of_file(path: Path) -> Iterator[_Change]:
 
     changes: dict[str, Callable[[bytes], bytes]] = {
         "half": lambda data: data[: len(data) // 2],
-        "empty": lambda data: b"",
+        "empty": lambda _: b"",
         "a flipped bit": flip,
         "random bytes": lambda data: random.Random(0).randbytes(len(data)),
     }

@@ -111,6 +111,14 @@ def _is_inner_write(events: Sequence[Event], number: int) -> bool:
     return around == [("write", around[0][1])] * 3
 
 
+def problems_undisturbed(
+    runner: Runner, command: Command, undisturbed: Undisturbed
+) -> list[Problem]:
+    """Return what is wrong when a command is run once more and nothing happens to it."""
+    put(undisturbed.clean, runner)
+    return _again(runner, command, undisturbed)
+
+
 def error_lines(outcome: Outcome) -> list[str]:
     """Return the lines in which a command says what went wrong."""
     return [line for line in outcome.output.splitlines() if line.startswith("error:")]

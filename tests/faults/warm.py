@@ -186,10 +186,9 @@ def _fork_children_from_here() -> None:
         if process:
             return process
         # the server ends when a pipe is closed, of which it must hold no copy
-        for number in map(int, os.listdir("/proc/self/fd")):
-            if number > 2 and number not in files:
-                with suppress(OSError):
-                    os.close(number)
+        for number in set(range(3, 1024)).difference(files):
+            with suppress(OSError):
+                os.close(number)
         # it lives as long as the command, and its children take signals as new processes do
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
