@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,11 +18,11 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, util
-from multiprocessing import get_context as own_get_context
 from pathlib import Path
 from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
+_own_get_context = multiprocessing.get_context
 #: Seconds that processes of a command may live on after it.
 _GRACE = 3.0
 
@@ -41,11 +42,18 @@ def serve(llm: str) -> None:
     os.dup2(2, 1)
     # children of a killed command become children of this process, which waits for them
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # before rarec is imported, which may ask for a context then
+    multiprocessing.get_context = _forkserver_for_spawn  # type: ignore[assignment]
     _import_all(llm)
     for line in sys.stdin:
         request = json.loads(line)
         answers.write(json.dumps(_run(**request)) + "\n")
         answers.flush()
+
+
+def _forkserver_for_spawn(method: str | None = None) -> Any:
+    """Return the context of `multiprocessing` whose new processes are forked, not started."""
+    return _own_get_context("forkserver" if method == "spawn" else method)
 
 
 def _import_all(llm: str) -> None:
@@ -173,7 +181,7 @@ def _be_the_command(command: Mapping[str, Any]) -> int:
 def _fork_children_from_here() -> None:
     """Let `multiprocessing` fork new processes from this state, in place of starting Python anew.
 
-    Its fork server is such a process, without threads. It is forked, not started.
+    Its fork server is a copy of this process, made while that has no threads.
     """
     # the main module of a command has nothing that its children need
     vars(sys.modules["__main__"]).pop("__file__", None)
@@ -205,13 +213,6 @@ def _fork_children_from_here() -> None:
     util.spawnv_passfds = fork
     forkserver.ensure_running()
     util.spawnv_passfds = start
-
-    def get_context(method: str | None = None) -> Any:
-        return own_get_context("forkserver" if method == "spawn" else method)
-
-    import multiprocessing
-
-    multiprocessing.get_context = get_context  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
