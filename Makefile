@@ -18,7 +18,7 @@ BY_FILE := --dist loadfile
 export RAREC_SHARED_DATA ?= $(abspath ../shared/data)
 
 .PHONY: help dev demo test nightly check test-rust test-sources test-wheel test-oldest compile-sm90 \
-	test-python test-kernels test-slow compile-kernels test-mutants test-sanitizer test-aarch64 fuzz architectures \
+	test-python test-kernels test-slow faults compile-kernels test-mutants test-sanitizer test-aarch64 fuzz architectures \
 	bench wheel clean
 
 help:
@@ -118,13 +118,19 @@ compile-sm90: dev
 
 # What takes too long for CI.
 
-nightly: test-slow compile-kernels test-mutants test-sanitizer
+nightly: test-slow faults compile-kernels test-mutants test-sanitizer
 	$(MAKE) test-oldest OLDEST_TESTS="$(addprefix tests/test_,$(addsuffix .py,encoding prompts recommender training))"
 	if cargo +nightly --version > /dev/null 2>&1; then $(MAKE) fuzz; \
 		else echo "fuzz targets not run: they need a nightly Rust toolchain"; fi
 
 test-slow: dev
 	$(ONE_THREAD) $(BIN)/python -m pytest $(PYTEST) $(BY_FILE) -m slow
+
+# disturbs all commands at their file events and damages finished runs; FAULTS=--share=0.1 is quicker
+FAULTS ?=
+faults: dev
+	mkdir -p target
+	$(ONE_THREAD) $(BIN)/python -m tests.faults --jobs 2 --output target/faults.json $(FAULTS)
 
 # the same for all GPUs that rarec supports; writes benches/results/kernels.json
 compile-kernels: dev
