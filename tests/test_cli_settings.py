@@ -67,11 +67,11 @@ OTHERS = {
     "prepare": {"--output", "--glob", "--set", "--json", "--help"},
     "fit-ids": {
         *("--vectors", "--ids", "--user-vectors", "--user-ids", "--normalize"),
-        *("--restart", "--config", "--set", "--print-config", "--json", "--help"),
+        *("--restart", "--wait", "--config", "--set", "--print-config", "--json", "--help"),
     },
     "align": {
         *("--variant", "--text-only"),
-        *("--restart", "--config", "--set", "--print-config", "--json", "--help"),
+        *("--restart", "--wait", "--config", "--set", "--print-config", "--json", "--help"),
     },
     "compare": {"--variants", "--seeds", "--part", "--output", "--jobs", "--json", "--help"},
 }

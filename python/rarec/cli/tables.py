@@ -72,9 +72,9 @@ def inspection_table(found: Sequence[Inspected], run: str) -> Table:
         found: What was found of each part.
         run: The run folder.
     """
-    table = Table(title=escape(run), show_header=False, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=in_one_line(run), show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     for part in found:
-        table.add_row(escape(part.address), escape(part.remark))
+        table.add_row(in_one_line(part.address), in_one_line(part.remark))
     return table
 
 
