@@ -114,7 +114,8 @@ def test_all_steps_with_the_nastiest_names(rarec, planted, tiny_llm, tmp_path, m
     assert len(json.loads((tmp_path / report).read_text())) == 10
     code, _, err = rarec("recommend", "moved", "--title", NASTIEST)
     assert code == 0, err
-    assert not list(home.iterdir())
+    # hashes of language models are kept there
+    assert [path.name for path in home.iterdir()] in ([], [".cache"])
 
 
 def test_imported_vectors_and_their_ids_may_have_any_name(rarec, planted, tmp_path):

@@ -64,7 +64,7 @@ FLAGS = {
 }
 # flags that are no setting
 OTHERS = {
-    "prepare": {"--output", "--glob", "--set", "--json", "--help"},
+    "prepare": {"--restart", "--wait", "--output", "--glob", "--set", "--json", "--help"},
     "fit-ids": {
         *("--vectors", "--ids", "--user-vectors", "--user-ids", "--normalize"),
         *("--restart", "--wait", "--config", "--set", "--print-config", "--json", "--help"),

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from rarec.artifacts import write_folder
 from rarec.data import Cases, Histories
 from rarec.ids import (
     IDTable,
@@ -171,11 +172,13 @@ def test_to_disk_and_back_without_the_language_model(tmp_path, model):
         ids.user_vectors(histories), again.user_vectors(histories), strict=True
     ):
         np.testing.assert_array_equal(before, after)
-    file = tmp_path / "ids" / "encoder.safetensors"
-    tensors = load_file(file)
+    tensors = load_file(tmp_path / "ids" / "encoder.safetensors")
     assert tensors["text_vectors"].shape == (N, F)
     del tensors["text_vectors"]
-    save_file(tensors, file)
+    # written so, not damaged later
+    with write_folder(tmp_path / "ids") as folder:
+        ids.save(folder)
+        save_file(tensors, folder / "encoder.safetensors")
     with pytest.raises(ValueError, match="expected saved ID embeddings"):
         load_ids(tmp_path / "ids")
 

@@ -102,7 +102,7 @@ def test_imported_vectors_are_taken_as_they_are(planted, tiny_llm, tmp_path, mon
     table = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     adapters = []
     for vectors in (table, table, -2 * table + 1):
-        import_ids(run, GivenIDs(vectors, np.ones(40, bool)), restart=True)
+        import_ids(run, GivenIDs(vectors, np.ones(40, bool)), Session(), restart=True)
         study = compare_study(
             run.path, variants=["default"], seeds=(1,), steps=2, batch_size=16, llm=str(tiny_llm)
         )

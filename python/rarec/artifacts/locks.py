@@ -44,7 +44,8 @@ def lock(
         LockedError: If another process holds it, and this one does not wait.
         WriteError: If the lock file cannot be written.
     """
-    file = Path(path)
+    # through a link that leads to a folder which is not there yet
+    file = Path(path).resolve()
     owner = file.with_name(f"{file.name}.owner")
     held = FileLock(file)
     with writing_to(file):
