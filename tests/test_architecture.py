@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "rarec"
 # a module imports only what is before it in this list
 ORDER = [
+    "stopping",
     "progress",
     "processes",
     "memory",

@@ -40,8 +40,3 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 for _command in _COMMANDS:
     _epilogue = EXAMPLES if _command is align else None
     app.command(epilog=_epilogue)(failing_in_one_line(_command))
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
