@@ -18,6 +18,9 @@ SIGNALS: tuple[int, ...] = tuple(
 )
 # a training may go on for so long after a signal, if its newest state is saved then
 _MOST_SECONDS = 1.0
+# a second signal that comes sooner is the first one again: Ctrl-C and `timeout` signal a whole group
+# of processes, and a parent then signals its children once more
+_SAME_SECONDS = 0.5
 # how often is looked whether somebody has caught the exception and gone on
 _LOOK_SECONDS = 0.2
 
@@ -43,6 +46,7 @@ class SignalWatch:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._raised = float("-inf")
         self._is_open = True
 
     @property
@@ -61,6 +65,10 @@ class SignalWatch:
                 signal.signal(number, _end)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        now = time.monotonic()
+        if now - self._raised < _SAME_SECONDS:
+            return
+        self._raised = now
         if self.number is None:
             self.number = number
         if self._is_open and hasattr(signal, "setitimer"):
@@ -198,6 +206,7 @@ class _Request:
     def __init__(self, handlers: dict[int, Callable[..., Any]]) -> None:
         self.handlers = handlers
         self.number: int | None = None
+        self.noted = 0.0
         self.is_open = True
 
     def pass_on(self) -> None:
@@ -222,9 +231,11 @@ def _noted(may_wait: Callable[[], bool]) -> Iterator[_Request]:
     )
 
     def note(number: int, frame: FrameType | None) -> None:
-        if request.is_open and request.number is None and may_wait():
-            request.number = number
-        else:
+        if not request.is_open:
+            request.handlers[number](number, frame)
+        elif request.number is None and may_wait():
+            request.number, request.noted = number, time.monotonic()
+        elif request.number is None or time.monotonic() - request.noted > _SAME_SECONDS:
             request.handlers[number](number, frame)
 
     with _handlers(dict.fromkeys(request.handlers, note)):

@@ -25,7 +25,8 @@ def main() -> None:
             if watch.number is None:
                 raise
         finally:
+            if watch.number is not None:
+                sys.stderr.write("The step was stopped. The same command goes on from here.\n")
             watch.end_at_once()
     if watch.number is not None:
-        sys.stderr.write("The step was stopped. The same command goes on from here.\n")
         sys.exit(watch.exit_code)
