@@ -48,9 +48,7 @@ def data(llm, planted) -> TrainingData:
     prompts = Prompts(llm[1], planted.titles)
     samples = training_samples(planted.histories).take(np.arange(53))
     generator = np.random.default_rng(0)
-    users, items = (
-        generator.normal(size=(n, 1, E)).astype(np.float32) for n in (len(samples), 40)
-    )
+    users, items = (generator.normal(size=(n, 1, E)).astype(np.float32) for n in (len(samples), 40))
     return TrainingData(
         samples,
         Entities(prompts.users(samples.prefixes(5)), users),

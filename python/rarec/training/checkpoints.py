@@ -141,7 +141,9 @@ def _verify(folder: Path) -> None:
 
 def _files(folder: Path) -> dict[str, CheckpointFile]:
     return {
-        path.relative_to(folder).as_posix(): CheckpointFile(size=path.stat().st_size, sha256=_sha256(path))
+        path.relative_to(folder).as_posix(): CheckpointFile(
+            size=path.stat().st_size, sha256=_sha256(path)
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != WHOLE and not is_temporary(path)
     }

@@ -93,9 +93,7 @@ class LossRecord:
     def write(self, folder: Path) -> None:
         """Write the collected losses into a checkpoint."""
         first = min(self._losses, default=1)
-        losses = [
-            loss if math.isfinite(loss) else None for _, loss in sorted(self._losses.items())
-        ]
+        losses = [loss if math.isfinite(loss) else None for _, loss in sorted(self._losses.items())]
         stored = StoredLosses(format=_FORMAT, first=first, losses=losses)
         write_json(folder / LOSSES_NAME, asdict(stored))  # type: ignore[call-overload]
 

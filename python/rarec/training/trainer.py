@@ -212,9 +212,7 @@ class RARecTrainer(Trainer):
                     remove_checkpoint(folder)
                 raise
             if writes:
-                remove_older(
-                    output, self.args.save_total_limit, self.state.best_model_checkpoint
-                )
+                remove_older(output, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _write_checkpoint(self, folder: Path, model: nn.Module, trial: Any) -> None:
         writes = self.args.should_save
