@@ -13,6 +13,7 @@ PACKAGE = ROOT / "python" / "rarec"
 # a module imports only what is before it in this list
 ORDER = [
     "paths",
+    "stopping",
     "progress",
     "processes",
     "memory",

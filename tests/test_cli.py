@@ -15,7 +15,6 @@ from rarec.cli import application, machine
 from rarec.ids import load_ids
 from rarec.model import RARec
 from rarec.ops import SelfTestCase
-from rarec.recommender import Recommender
 from rarec.run import read_record
 from rarec.settings import PromptSettings
 
@@ -32,7 +31,7 @@ def rarec(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["rarec", *(str(part) for part in arguments)])
         code = 0
         try:
-            application.main()
+            application.app()
         except SystemExit as end:
             code = end.code or 0
         captured = capsys.readouterr()
@@ -338,16 +337,6 @@ def test_interactions_without_titles_are_told_at_the_step_that_needs_them(
     code, _, err = rarec("align", run, "--llm", tiny_llm)
     assert code == 1
     assert "expected titles" in err
-
-
-def test_a_step_that_is_stopped_says_how_it_goes_on(rarec, tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Recommender, "open", stopped)
-    code, _, err = rarec("evaluate", tmp_path)
-    assert code == 130
-    assert err == "The step was stopped. The same command goes on from here.\n"
 
 
 def test_wrong_usage_is_told_from_bad_input(rarec):

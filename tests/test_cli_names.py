@@ -40,7 +40,7 @@ def rarec(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["rarec", *(str(part) for part in arguments)])
         code = 0
         try:
-            application.main()
+            application.run()
         except SystemExit as end:
             code = end.code or 0
         captured = capsys.readouterr()
@@ -272,7 +272,7 @@ def test_a_terminal_that_cannot_encode_a_name_shows_escapes(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "argv", ["rarec", "evaluate", os.fsdecode("日本".encode() + b"\xff")])
     with pytest.raises(SystemExit):
-        application.main()
+        application.run()
     stream.flush()
     shown = stream.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert rb"\u65e5\u672c\udcff" in shown

@@ -1,18 +1,24 @@
 """The training of ID models: targets, early stopping, several parts, and resuming."""
 
 import dataclasses
+import json
 import random
+import signal
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from rarec.data import Cases, Histories, leave_one_out
-from rarec.ids import build_encoder, train_encoder, train_encoders
+from rarec.ids import build_encoder, checkpoint, train_encoder, train_encoders
 from rarec.ids import encoder as id_encoder
 from rarec.ids import training as id_training
 from rarec.ids import validation as id_validation
+from rarec.ids.checkpoint import Progress, read_checkpoint, write_checkpoint
 from rarec.ids.validation import validation_ndcg
 from rarec.ids.windows import HistoryWindows
 from rarec.selection import training_samples
@@ -198,8 +204,124 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(tmp_path, changes):
     with pytest.raises(ValueError, match=r"another training \(different: data\)"):
         train_encoder(train, validation, N, settings, held_out=mask, checkpoint=file)
     file.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="expected a checkpoint"):
+    with pytest.raises(ValueError, match=r"expected a checkpoint.* \(--restart\)"):
         train_encoder(train, validation, N, settings, checkpoint=file)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal ends the process there")
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_ctrl_c_waits_for_the_end_of_a_short_epoch(tmp_path, monkeypatch, epoch):
+    train, validation = planted_split()
+    settings = dataclasses.replace(QUICK, max_epochs=4)
+    seen: list[tuple[float, ...]] = []
+    whole, _ = train_encoder(
+        train, validation, N, settings, on_epoch=lambda *values: seen.append(values)
+    )
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ordinary = HistoryWindows.batch
+
+    def interrupted(self, rows):
+        monkeypatch.setattr(HistoryWindows, "batch", ordinary)
+        signal.raise_signal(signal.SIGINT)
+        return ordinary(self, rows)
+
+    def noted(*values):
+        done.append(values)
+        if values[0] == epoch - 1:
+            monkeypatch.setattr(HistoryWindows, "batch", interrupted)
+
+    file = tmp_path / "checkpoint.safetensors"
+    done: list[tuple[float, ...]] = []
+    if epoch == 1:
+        monkeypatch.setattr(HistoryWindows, "batch", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_encoder(train, validation, N, settings, checkpoint=file, on_epoch=noted)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    # how long an epoch takes is not known in the first one
+    assert len(done) == (0 if epoch == 1 else epoch)
+    assert file.exists() == (epoch > 1)
+    again, _ = train_encoder(train, validation, N, settings, checkpoint=file, on_epoch=noted)
+    assert done == seen
+    assert torch.equal(whole.item_vectors, again.item_vectors)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a checkpoint, and a function that reads it."""
+    model, optimizer = make_state()
+    progress = Progress()
+    progress.record(0.5, model, 1.5)
+    file = tmp_path / "checkpoint.safetensors"
+    write_checkpoint(file, {"settings": 1}, model, optimizer, progress)
+    return file, lambda: read_checkpoint(file, {"settings": 1}, *make_state())
+
+
+def make_state():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def rewritten(file, change):
+    """Change the tensors and texts of a file in place; the file is a sound one otherwise."""
+    with safe_open(file, framework="pt") as opened:
+        metadata = dict(opened.metadata())
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    change(tensors, metadata)
+    save_file(tensors, file, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, m: t["model/weight"].add_(1),
+        lambda t, m: t.update({"best/bias": t["best/bias"].double()}),
+        lambda t, m: t.update({"best/bias": t["best/bias"][:, None]}),
+        lambda t, m: t.update({"more": torch.ones(1)}),
+        lambda t, m: t.pop("optimizer/0/exp_avg"),
+        lambda t, m: t.update({"random": t["random"].flip(0)}),
+        lambda t, m: m.update(progress=m["progress"].replace("0.5", "0.6")),
+        lambda t, m: m.update(identity="[]"),
+        lambda t, m: m.pop("progress"),
+        lambda t, m: m.pop("sha256"),
+        lambda t, m: m.update(sha256="0"),
+    ],
+)
+def test_a_change_of_a_checkpoint_is_found(saved, change):
+    file, read = saved
+    assert read().best_ndcg == 0.5
+    rewritten(file, change)
+    with pytest.raises(ValueError, match=r"expected a checkpoint.* \(--restart\)") as raised:
+        read()
+    assert str(raised.value).startswith(f"{file}: ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": -1}, "expected epoch to be"),
+        ({"epoch": "1"}, "expected epoch to be a valid integer, got '1'"),
+        ({"best_ndcg": 7.0}, "expected best_ndcg"),
+        ({"seconds": None}, "expected seconds"),
+        ({"other": 1}, "'other'"),
+    ],
+)
+def test_progress_of_a_wrong_type_is_named(saved, values, message):
+    file, read = saved
+
+    def change(tensors, metadata):
+        metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), **values})
+        metadata["sha256"] = checkpoint._hash(metadata, tensors)
+
+    rewritten(file, change)
+    with pytest.raises(ValueError, match=message):
+        read()
 
 
 def test_a_seed_fixes_the_result():

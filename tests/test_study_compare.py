@@ -21,10 +21,11 @@ FIT = FitSettings(
 )
 
 
-def at_once(function, *arguments, n_threads=None):
+def at_once(tasks, *, jobs, n_threads):
     """Stand for the processes, which would spend their time on imports."""
-    del n_threads
-    return function(*arguments)
+    del jobs, n_threads
+    for name, (function, *arguments) in tasks.items():
+        yield processes._Ended(name, function(*arguments))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def compared(tmp_path_factory, planted, tiny_llm):
         llm=str(tiny_llm),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "in_process", at_once)
+        patch.setattr(processes, "_run", at_once)
         results = run_study(study, run.path / "compare", n_bootstrap=50, say=lambda _: None)
     return run, study, results["run"]
 
@@ -97,7 +98,7 @@ def test_the_packaged_study_has_all_variants(planted, tmp_path):
 
 
 def test_imported_vectors_are_taken_as_they_are(planted, tiny_llm, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "in_process", at_once)
+    monkeypatch.setattr(processes, "_run", at_once)
     run = RunFolder.create(tmp_path / "run", planted)
     table = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     adapters = []

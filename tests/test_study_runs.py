@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from rarec import processes
 from rarec.evaluation import read_ranks
 from rarec.ids import load_ids
 from rarec.pipeline import fit_ids as fit_step
-from rarec.processes import run_tasks
 from rarec.run import RunFolder, read_record
 from rarec.study import DataSource, Study, run_study
 from rarec.study.runs import _asked
@@ -29,15 +27,19 @@ SMALL = {
 }
 
 
-def at_once(function, *arguments, n_threads=None):
+def at_once(tasks, *, jobs, n_threads):
     """Stand for the processes, which would spend their time on imports."""
-    del n_threads
-    return function(*arguments)
+    del jobs, n_threads
+    for name, (function, *arguments) in tasks.items():
+        try:
+            yield processes._Ended(name, function(*arguments))
+        except Exception as error:
+            yield processes._Ended(name, error=error)
 
 
 @pytest.fixture
 def without_processes(monkeypatch):
-    monkeypatch.setattr(processes, "in_process", at_once)
+    monkeypatch.setattr(processes, "_run", at_once)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def studied(study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "in_process", at_once)
+        patch.setattr(processes, "_run", at_once)
         # the base first, the others later
         run_study(study, folder, only=["base"], say=said.append)
         results = run_study(study, folder, n_bootstrap=200, say=said.append)
@@ -147,7 +149,7 @@ def test_a_folder_of_other_data_is_refused_before_any_work(planted, study, studi
     folder, _, _ = studied
     other = replace(planted, titles=[title.upper() for title in planted.titles])
     monkeypatch.setattr(DataSource, "read", lambda _: other)
-    monkeypatch.setattr(processes, "in_process", lambda *_, **__: pytest.fail("work"))
+    monkeypatch.setattr(processes, "_run", lambda *_, **__: pytest.fail("work"))
     with pytest.raises(ValueError, match=r"planted.seed-0.run-\w+: expected .* the same data"):
         run_study(study, folder)
 
@@ -295,23 +297,6 @@ def test_a_training_that_fails_does_not_end_the_others(study, tmp_path, without_
     assert any("bad failed" in line for line in said)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["model"] for row in rows][-2:] == ["late", "late+id"]
-
-
-def test_a_killed_process_is_one_line_and_the_others_go_on(monkeypatch):
-    def killed(function, *arguments, n_threads):
-        if function is print:
-            raise BrokenProcessPool("A process in the pool was\nterminated abruptly")
-        return function(*arguments)
-
-    # a process that is really killed is in the tests of in_process
-    monkeypatch.setattr(processes, "in_process", killed)
-    said: list[str] = []
-    failed = run_tasks({"killed": (print,), "other": (abs, -3)}, jobs=1, say=said.append)
-    assert failed == ["killed: the process was killed, perhaps because the memory was full"]
-    assert sorted(line.partition(": ")[2] for line in said) == [
-        "killed failed: the process was killed, perhaps because the memory was full",
-        "other: 3",
-    ]
 
 
 @pytest.mark.slow

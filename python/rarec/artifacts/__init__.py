@@ -21,6 +21,7 @@ from rarec.artifacts.reading import (
 )
 from rarec.artifacts.writing import (
     flush_folder,
+    size_of,
     write_config,
     write_file,
     write_folder,
@@ -49,6 +50,7 @@ __all__ = [
     "readable_size",
     "remove",
     "require_space",
+    "size_of",
     "text_hash",
     "tidy",
     "write_config",

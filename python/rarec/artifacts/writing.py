@@ -62,7 +62,7 @@ def write_folder(
     # a folder inside one that is being written appears with it
     is_inner = any(is_temporary(parent) for parent in target.parents)
     temporary = target
-    with writing_to(path, written=lambda: _size(temporary)):
+    with writing_to(path, written=lambda: size_of(temporary)):
         temporary = beside(target)
         try:
             temporary.mkdir()
@@ -105,7 +105,7 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield target
         return
     temporary = target
-    with writing_to(path, written=lambda: _size(temporary)):
+    with writing_to(path, written=lambda: size_of(temporary)):
         temporary = beside(target)
         try:
             yield temporary
@@ -222,7 +222,7 @@ def _is_ours(folder: Path) -> bool:
     return stored.is_file() and FILES_FORMAT in stored.read_text(encoding="utf-8", errors="replace")
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Return the bytes of a file or of all files of a folder, as far as they can be read."""
     files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
     try:

@@ -43,7 +43,7 @@ for _command in _COMMANDS:
     app.command(epilog=_epilogue)(failing_in_one_line(_command))
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line."""
     print_any_text()
     # arguments are literal: on Windows, patterns and ~ in them would be expanded

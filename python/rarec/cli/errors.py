@@ -18,7 +18,7 @@ _BEGINNING, _END = 1500, 500
 def failing_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that says in one line what went wrong, and ends with exit code 1.
 
-    A command that is stopped with Ctrl-C says that it can go on, and ends with exit code 130.
+    A signal that stops the command is left to `rarec.cli.main`.
 
     Args:
         command: A function that raises `ValueError` or `OSError` if it fails.
@@ -28,9 +28,6 @@ def failing_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
-            errors.print("The step was stopped. The same command goes on from here.")
-            raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
             message = _shortened(in_one_line(str(error).strip()))
             errors.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)

@@ -1,19 +1,34 @@
-"""The state of an ID model in training, in one safetensors file."""
+"""The state of an ID model in training, in one safetensors file with a hash of all that is in it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rarec.artifacts import write_file
 from rarec.paths import utf8_path
+from rarec.settings.declaration import CountOrZero, NotNegative, typed
+
+
+@typed
+class StoredProgress:
+    """What a checkpoint says of `Progress`, beside the best weights."""
+
+    epoch: CountOrZero
+    steps: CountOrZero
+    best_epoch: CountOrZero
+    best_ndcg: Annotated[float, Interval(ge=-1, le=1)]
+    seconds: NotNegative
 
 
 @dataclass
@@ -73,14 +88,18 @@ def write_checkpoint(
         tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
     tensors["random"] = torch.get_rng_state()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    scalars = {
-        "epoch": progress.epoch,
-        "steps": progress.steps,
-        "best_epoch": progress.best_epoch,
-        "best_ndcg": progress.best_ndcg,
-        "seconds": progress.seconds,
+    stored = StoredProgress(
+        epoch=progress.epoch,
+        steps=progress.steps,
+        best_epoch=progress.best_epoch,
+        best_ndcg=progress.best_ndcg,
+        seconds=progress.seconds,
+    )
+    metadata = {
+        "identity": json.dumps(identity, sort_keys=True),
+        "progress": json.dumps(asdict(stored)),  # type: ignore[call-overload]
     }
-    metadata = {"identity": json.dumps(identity, sort_keys=True), "progress": json.dumps(scalars)}
+    metadata["sha256"] = _hash(metadata, tensors)
     with write_file(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -100,22 +119,30 @@ def read_checkpoint(
         optimizer: The optimizer, which gets the stored state.
 
     Raises:
-        ValueError: If the file is not a checkpoint, or is one of another training.
+        ValueError: If the file is not a checkpoint, is damaged, or is one of another training.
     """
+    anew = "restart (--restart) begins the training again"
     try:
         with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _hash(metadata, tensors):
+            raise ValueError("its content is not as it was written")
         stored = json.loads(metadata["identity"])
-        progress = Progress(**json.loads(metadata["progress"]))
+        known = StoredProgress(**json.loads(metadata["progress"]))
     except Exception as error:
-        raise ValueError(f"{path}: expected a checkpoint of an ID training ({error})") from error
+        raise ValueError(
+            f"{path}: expected a checkpoint of an ID training, got something else or a damaged "
+            f"one ({error}); {anew}"
+        ) from error
     expected = json.loads(json.dumps(identity))
     if stored != expected:
         other = sorted(name for name in expected if stored.get(name) != expected[name])
-        raise ValueError(f"{path}: checkpoint of another training (different: {', '.join(other)})")
+        raise ValueError(
+            f"{path}: checkpoint of another training (different: {', '.join(other)}); {anew}"
+        )
     model.load_state_dict(_part(tensors, "model/"))
-    progress.best_state = _part(tensors, "best/")
+    progress = Progress(**asdict(known), best_state=_part(tensors, "best/"))  # type: ignore[call-overload]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer/").items():
         number, key = name.split("/", 1)
@@ -127,3 +154,14 @@ def read_checkpoint(
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex sha256 of the texts and tensors of a checkpoint, with names and types."""
+    found = hashlib.sha256()
+    texts = {name: text for name, text in metadata.items() if name != "sha256"}
+    found.update(json.dumps(texts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from rarec.ids.windows import HistoryWindows
 from rarec.randomness import seeded
 from rarec.selection import NegativeSampler
 from rarec.settings import IDSettings, as_dict
+from rarec.stopping import SavingLoop
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def train_encoder(
         make_items: Makes the item vectors, in place of those that the settings describe. It is
             called after the generators are seeded.
         checkpoint: A file that is written after each epoch. If it exists, the training goes on
-            from there. The caller removes it.
+            from there. The caller removes it. Ctrl-C waits for it if that takes less than a second.
         on_epoch: Called after each epoch with its number from 1, the loss and the NDCG@10.
 
     Raises:
@@ -189,6 +191,9 @@ class _Training:
         self.optimizer = torch.optim.Adam(encoder.parameters(), lr=settings.learning_rate)
         self.loss = _loss(train, encoder.n_items, settings, cold)
         self.progress = Progress()
+        # written at 50 MB/s, before it has been measured: the optimizer has two values for each
+        # weight, and the best weights are kept
+        self.stopping = SavingLoop(0.2 + 4 * sum(p.nbytes for p in encoder.parameters()) / 50e6)
 
     def run(
         self,
@@ -196,20 +201,31 @@ class _Training:
         checkpoint: str | os.PathLike[str] | None,
         on_epoch: Callable[[int, float, float], None] | None,
     ) -> tuple[HistoryEncoder, IDReport]:
-        """Return the trained model and the report; see `train_encoder` for the arguments."""
+        """Return the trained model and the report; see `train_encoder` for the arguments.
+
+        If the training is stopped, the epoch is finished and saved where that takes less than a
+        second.
+        """
         identity = self._identity()
         if checkpoint is not None and Path(checkpoint).exists():
             self.progress = read_checkpoint(checkpoint, identity, self.encoder, self.optimizer)
         progress = self.progress
         started = time.perf_counter() - progress.seconds
-        while not progress.finished(self.settings.max_epochs, self.settings.patience):
-            loss = self._epoch()
-            ndcg = validation_ndcg(self.encoder, cases)
-            progress.record(ndcg, self.encoder, time.perf_counter() - started)
-            if on_epoch is not None:
-                on_epoch(progress.epoch, loss, ndcg)
-            if checkpoint is not None:
-                write_checkpoint(checkpoint, identity, self.encoder, self.optimizer, progress)
+        # without a checkpoint there is nothing to wait for
+        with self.stopping if checkpoint is not None else nullcontext():
+            self.stopping.begin_step()
+            while not progress.finished(self.settings.max_epochs, self.settings.patience):
+                loss = self._epoch()
+                ndcg = validation_ndcg(self.encoder, cases)
+                progress.record(ndcg, self.encoder, time.perf_counter() - started)
+                if on_epoch is not None:
+                    on_epoch(progress.epoch, loss, ndcg)
+                self.stopping.end_step()
+                if checkpoint is not None:
+                    with self.stopping.saving():
+                        write_checkpoint(
+                            checkpoint, identity, self.encoder, self.optimizer, progress
+                        )
         self.encoder.load_state_dict(progress.best_state)
         return self.encoder.cpu().eval(), self._report()
 

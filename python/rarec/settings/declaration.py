@@ -94,6 +94,8 @@ def _in_one_line(error: ValidationError, declared: type) -> str:
         if fault["type"].startswith("unexpected"):
             return unknown_field(declared, str(fault["loc"][-1]))
         name = names[0] if names else declared.__name__
+        if fault["type"] == "missing":
+            return f"expected {name} to be given, got nothing"
         what = fault["msg"].removeprefix("Input should be ")
         if what not in expected.setdefault(name, []):
             expected[name].append(what)

@@ -1,4 +1,4 @@
-"""What watches a training: a progress bar, and a count of its steps."""
+"""What watches a training: a progress bar, a count of its steps, and what lets it be stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rarec.progress import progress_bar
+from rarec.stopping import SavingLoop
 
 
 class RichProgress(TrainerCallback):
@@ -53,3 +54,24 @@ class StepCounter(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Count one."""
         self.steps += 1
+
+
+class SaveWhenStopped(TrainerCallback):
+    """Lets a training save its newest state when somebody asks it to stop.
+
+    Args:
+        stopping: What knows whether somebody has.
+    """
+
+    def __init__(self, stopping: SavingLoop) -> None:
+        self.stopping = stopping
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Note that the first step begins."""
+        self.stopping.begin_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Ask the trainer for a checkpoint, after which it is stopped."""
+        self.stopping.end_step()
+        if self.stopping.is_asked_to_stop:
+            control.should_save = True

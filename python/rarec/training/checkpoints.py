@@ -1,18 +1,48 @@
-"""Checkpoints that are whole: a file in the folder, written last, says so.
+"""Checkpoints that are whole: a file in the folder, written last, says so and lists the others.
 
 A process can be stopped while it writes a checkpoint. A folder without that file is never read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rarec.artifacts import flush_folder, is_temporary, read_json, write_json
+from rarec.settings.declaration import CountOrZero, typed
+
 #: The file that is written last.
 WHOLE = "whole"
+_FORMAT = "rarec.checkpoint/1"
+# of a larger file the beginning is hashed, so that a large model need not be read twice
+_LARGE = 64 * 2**20
+_BEGINNING = 64 * 2**10
+
+
+@typed
+class CheckpointFile:
+    """What is known of a file of a checkpoint."""
+
+    size: CountOrZero
+    """Number of bytes."""
+    sha256: str
+    """Hex sha256 of its content, or of the beginning of a large file."""
+
+
+@typed
+class CheckpointFiles:
+    """The content of the file that is written last."""
+
+    format: str
+    """Name and version of the format."""
+    files: Mapping[str, CheckpointFile]
+    """The other files by their paths in the checkpoint."""
 
 
 def checkpoint_folder(output: str | os.PathLike[str], step: int) -> Path:
@@ -21,24 +51,28 @@ def checkpoint_folder(output: str | os.PathLike[str], step: int) -> Path:
 
 
 def newest_checkpoint(output: str | os.PathLike[str]) -> Path | None:
-    """Return the newest whole checkpoint in a folder, or None; half written ones are removed."""
+    """Return the newest whole checkpoint in a folder, or None; half written ones are removed.
+
+    Raises:
+        ValueError: If a file of it is missing, or is not as it was written.
+    """
     newest = None
     for folder in _checkpoints(output):
         if (folder / WHOLE).is_file():
             newest = folder
         else:
             shutil.rmtree(folder)
+    if newest is not None:
+        _verify(newest)
     return newest
 
 
 def mark_whole(folder: Path) -> None:
     """Flush the files of a checkpoint to the disk, and then write the one that marks it."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _flush(path)
-    _flush(folder)
-    (folder / WHOLE).touch()
-    _flush(folder)
+    flush_folder(folder)
+    found = CheckpointFiles(format=_FORMAT, files=_files(folder))
+    write_json(folder / WHOLE, asdict(found))  # type: ignore[call-overload]
+    # the name of the checkpoint itself
     _flush(folder.parent)
 
 
@@ -78,13 +112,56 @@ def _checkpoints(output: str | os.PathLike[str]) -> list[Path]:
     return [steps[step] for step in sorted(steps)]
 
 
+def _verify(folder: Path) -> None:
+    """Refuse a checkpoint whose files are not those that its last file lists."""
+    marker = folder / WHOLE
+    anew = "restart (--restart) begins the training again"
+    try:
+        stored = read_json(marker)
+        files = stored.get("files")
+        if isinstance(files, dict):
+            stored["files"] = {
+                name: CheckpointFile(**known) if isinstance(known, dict) else known
+                for name, known in files.items()
+            }
+        whole = CheckpointFiles(**stored)
+        if whole.format != _FORMAT:
+            raise ValueError(f"expected format {_FORMAT!r}, got {whole.format!r}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{marker}: {error}; {anew}") from error
+    for name, known in whole.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file}: expected a file of the checkpoint, got none; {anew}")
+        if (size := file.stat().st_size) != known.size:
+            raise ValueError(f"{file}: expected {known.size} bytes, got {size}; {anew}")
+        if _sha256(file) != known.sha256:
+            raise ValueError(f"{file}: expected the content as it was written; {anew}")
+
+
+def _files(folder: Path) -> dict[str, CheckpointFile]:
+    return {
+        path.relative_to(folder).as_posix(): CheckpointFile(
+            size=path.stat().st_size, sha256=_sha256(path)
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != WHOLE and not is_temporary(path)
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        if path.stat().st_size > _LARGE:
+            return hashlib.sha256(file.read(_BEGINNING)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _flush(path: Path) -> None:
-    """Write what the system holds of a file or folder to the disk."""
-    if path.is_dir() and os.name == "nt":
+    """Write what the system holds of a folder to the disk."""
+    if os.name == "nt":
         # Windows cannot open a folder
         return
-    # Windows flushes only files that are open for writing
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class TrainingReport:
 
     Attributes:
         steps: Number of optimizer steps, those before a checkpoint included.
-        loss: Mean loss of the last logged steps, or NaN if none were logged.
+        loss: Mean loss of the steps between the last two logs, or of all steps if none were logged.
         seconds: Wall time of this process.
         samples: Number of samples in the data.
         trainable_parameters: Number of trained parameters.
@@ -74,13 +75,16 @@ def train(
         resume: Go on from the newest whole checkpoint in the output folder, if there is one.
 
     Raises:
-        ValueError: If the data lack what the loss needs, or the batches do not fit the data.
+        ValueError: If the data lack what the loss needs, the batches do not fit the data, or the
+            newest checkpoint is damaged.
     """
     started = time.perf_counter()
     counter = StepCounter()
     with seeded(args.seed):
         trainer = RARecTrainer(model, args, data, loss, [*callbacks, counter])
         checkpoint = newest_checkpoint(str(args.output_dir)) if resume else None
+        if checkpoint is not None:
+            trainer.losses.read(checkpoint)
         state = None if checkpoint is None else _finished(checkpoint, args)
         if state is not None and checkpoint is not None:
             # the trainer of transformers would take one more step
@@ -88,13 +92,27 @@ def train(
                 model.load_state_dict(load_file(path))
         else:
             state = _run(trainer, checkpoint, callbacks)
-    return _report(model, data, args, state, counter.steps, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return TrainingReport(
+        steps=state.global_step,
+        loss=trainer.losses.mean(state.log_history),
+        seconds=seconds,
+        samples=len(data),
+        trainable_parameters=model.n_trainable(),
+        samples_per_second=_n_samples(args, counter.steps) / seconds,
+        peak_rss_mb=peak_memory_mb(),
+        cut_users=data.users.tokens.n_cut / len(data.users),
+        cut_items=data.items.tokens.n_cut / max(1, len(data.items)),
+    )
 
 
 def _run(
     trainer: RARecTrainer, checkpoint: Path | None, callbacks: Sequence[TrainerCallback]
 ) -> TrainerState:
-    """Return the state of a trainer after all steps."""
+    """Return the state of a trainer after all steps.
+
+    If it is stopped, its newest state is saved first, where that takes less than a second.
+    """
     bars = [callback for callback in callbacks if isinstance(callback, RichProgress)]
     trainer.lower = training_lower_states(
         trainer.model,  # type: ignore[arg-type]
@@ -103,11 +121,13 @@ def _run(
         progress=bool(bars),
     )
     try:
-        if checkpoint is None:
-            trainer.train()
-        else:
-            with utf8_path(checkpoint) as path:
-                trainer.train(resume_from_checkpoint=str(path))
+        # other processes would wait for the checkpoint of this one
+        with trainer.stopping if trainer.args.world_size == 1 else nullcontext():
+            if checkpoint is None:
+                trainer.train()
+            else:
+                with utf8_path(checkpoint) as path:
+                    trainer.train(resume_from_checkpoint=str(path))
     finally:
         trainer.lower.close()
         trainer.lower = TrainingLowerStates()
@@ -133,27 +153,3 @@ def _finished(checkpoint: Path, args: TrainingArguments) -> TrainerState | None:
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     last = args.max_steps if args.max_steps > 0 else state.max_steps
     return state if state.global_step >= last else None
-
-
-def _report(
-    model: RARec,
-    data: TrainingData,
-    args: TrainingArguments,
-    state: TrainerState,
-    steps: int,
-    seconds: float,
-) -> TrainingReport:
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    # of a training that is shorter than the time between two logs
-    mean = [entry["train_loss"] for entry in state.log_history if "train_loss" in entry]
-    return TrainingReport(
-        steps=state.global_step,
-        loss=float([math.nan, *mean, *losses][-1]),
-        seconds=seconds,
-        samples=len(data),
-        trainable_parameters=model.n_trainable(),
-        samples_per_second=_n_samples(args, steps) / seconds,
-        peak_rss_mb=peak_memory_mb(),
-        cut_users=data.users.tokens.n_cut / len(data.users),
-        cut_items=data.items.tokens.n_cut / max(1, len(data.items)),
-    )

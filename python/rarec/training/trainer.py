@@ -6,6 +6,7 @@ Axes: B batch, C candidate items of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from rarec.artifacts import size_of, writing_to
 from rarec.losses import alignment_loss, bpr_loss, sampled_softmax_loss
 from rarec.model import RARec
 from rarec.settings import LossSettings
+from rarec.stopping import SavingLoop
 from rarec.training.arguments import on_device
 from rarec.training.batches import TrainingBatch, TrainingData
+from rarec.training.callbacks import SaveWhenStopped
 from rarec.training.checkpoints import (
     checkpoint_folder,
     mark_whole,
@@ -25,6 +29,7 @@ from rarec.training.checkpoints import (
     remove_older,
 )
 from rarec.training.gradient_caching import encode_in_chunks
+from rarec.training.loss_record import LossRecord
 from rarec.training.lower_states import TrainingLowerStates
 from rarec.training.order import LengthSampler
 
@@ -32,7 +37,9 @@ from rarec.training.order import LengthSampler
 class RARecTrainer(Trainer):
     """Trains the towers of a model on the device of its language model.
 
-    It draws from the global random generators, as its parent does: see `rarec.randomness`.
+    Inside `with trainer.stopping:` a signal waits until a checkpoint is written, if that takes less
+    than a second. It draws from the global random generators, as its parent does: see
+    `rarec.randomness`.
 
     Args:
         model: The model.
@@ -61,14 +68,16 @@ class RARecTrainer(Trainer):
         _check_batches(args, data, self.loss)
         self.data = data
         self.lower = lower or TrainingLowerStates()
+        self.stopping = SavingLoop(_save_seconds(model))
         self._last_batch = (-1, 0)
         super().__init__(
             model=model,
             args=args,
             train_dataset=data,
             data_collator=_rows,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, SaveWhenStopped(self.stopping)],
         )
+        self.losses = LossRecord(lambda losses: self.accelerator.reduce(losses, "mean"))  # type: ignore[arg-type, return-value]
         # it prints each log entry as a dict; RichProgress shows the loss
         self.remove_callback(PrinterCallback)
 
@@ -179,10 +188,37 @@ class RARecTrainer(Trainer):
         self._last_batch = (step, number)
         return step * self.args.gradient_accumulation_steps + number
 
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Return the loss of a batch, divided by the number of batches in a step; record it."""
+        loss = super().training_step(*arguments, **options)
+        self.losses.add(self.state.global_step + 1, loss)
+        return loss
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Log values, and fetch the losses of the steps from the device."""
+        super().log(logs, *arguments, **options)
+        self.losses.collect(self.state.log_history)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, mark it as whole, and only then remove older ones."""
+        """Write a checkpoint, mark it as whole, and only then remove older ones.
+
+        If that fails, the checkpoint is removed, and older ones stay.
+        """
         output, writes = self._get_output_dir(trial=trial), self.args.should_save
         folder = checkpoint_folder(output, self.state.global_step)
+        with self.stopping.saving():
+            try:
+                with writing_to(folder, written=lambda: size_of(folder)):
+                    self._write_checkpoint(folder, model, trial)
+            except BaseException:
+                if writes:
+                    remove_checkpoint(folder)
+                raise
+            if writes:
+                remove_older(output, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _write_checkpoint(self, folder: Path, model: nn.Module, trial: Any) -> None:
+        writes = self.args.should_save
         if writes:
             # one that an earlier training left here
             remove_checkpoint(folder)
@@ -192,11 +228,12 @@ class RARecTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = most
+        self.losses.collect(self.state.log_history)
         # every process writes its random state
         self.accelerator.wait_for_everyone()
         if writes:
+            self.losses.write(folder)
             mark_whole(folder)
-            remove_older(output, most, self.state.best_model_checkpoint)
 
 
 def _check_data(model: RARec, data: TrainingData, loss: LossSettings) -> None:
@@ -229,6 +266,13 @@ def _check_batches(args: TrainingArguments, data: TrainingData, loss: LossSettin
         raise ValueError(
             f"expected at least {args.train_batch_size} samples for a batch, got {len(data)}"
         )
+
+
+def _save_seconds(model: RARec) -> float:
+    """Return how long a checkpoint takes at most on a slow disk, before it has been measured."""
+    n_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    # the optimizer has two values for each weight
+    return 0.2 + 3 * n_bytes / 50e6
 
 
 def _rows(numbers: list[int]) -> dict[str, Tensor]:
