@@ -279,17 +279,17 @@ def rewritten(file, change):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda t, m: t["model/weight"].add_(1),
-        lambda t, m: t.update({"best/bias": t["best/bias"].double()}),
-        lambda t, m: t.update({"best/bias": t["best/bias"][:, None]}),
-        lambda t, m: t.update({"more": torch.ones(1)}),
-        lambda t, m: t.pop("optimizer/0/exp_avg"),
-        lambda t, m: t.update({"random": t["random"].flip(0)}),
-        lambda t, m: m.update(progress=m["progress"].replace("0.5", "0.6")),
-        lambda t, m: m.update(identity="[]"),
-        lambda t, m: m.pop("progress"),
-        lambda t, m: m.pop("sha256"),
-        lambda t, m: m.update(sha256="0"),
+        lambda t, _: t["model/weight"].add_(1),
+        lambda t, _: t.update({"best/bias": t["best/bias"].double()}),
+        lambda t, _: t.update({"best/bias": t["best/bias"][:, None]}),
+        lambda t, _: t.update({"more": torch.ones(1)}),
+        lambda t, _: t.pop("optimizer/0/exp_avg"),
+        lambda t, _: t.update({"random": t["random"].flip(0)}),
+        lambda _, m: m.update(progress=m["progress"].replace("0.5", "0.6")),
+        lambda _, m: m.update(identity="[]"),
+        lambda _, m: m.pop("progress"),
+        lambda _, m: m.pop("sha256"),
+        lambda _, m: m.update(sha256="0"),
     ],
 )
 def test_a_change_of_a_checkpoint_is_found(saved, change):

@@ -142,7 +142,7 @@ def test_the_loss_is_that_of_transformers_between_two_logs(llm, data, tmp_path, 
     noted: list[dict[str, float]] = []
 
     class Noted(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **_):
+        def on_log(self, *_, logs=None, **__):
             noted.append(logs or {})
 
     args = arguments(tmp_path, logging_steps=logging_steps)
@@ -259,9 +259,9 @@ def test_a_damaged_file_is_named(checkpoint):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda whole: "", "expected a JSON object"),
-        (lambda whole: "[]", "expected a JSON object, got list"),
-        (lambda whole: {}, "expected format to be given, got nothing"),
+        (lambda _: "", "expected a JSON object"),
+        (lambda _: "[]", "expected a JSON object, got list"),
+        (lambda _: {}, "expected format to be given, got nothing"),
         (lambda whole: {**whole, "format": "rarec.checkpoint/9"}, "rarec.checkpoint/9"),
         (lambda whole: {**whole, "files": None}, "expected files to be a valid dictionary"),
         (lambda whole: {**whole, "files": {"a": {"size": -1, "sha256": ""}}}, "expected size"),
@@ -308,7 +308,7 @@ def test_a_half_written_checkpoint_is_not_taken(llm, data, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         # the second checkpoint is not finished, and a killed process removes nothing
-        patch.setattr(trainer, "remove_checkpoint", lambda path: None)
+        patch.setattr(trainer, "remove_checkpoint", lambda _: None)
         if where == "mark_whole":
             ordinary = trainer.mark_whole
 

@@ -1,4 +1,4 @@
-"""How a process is stopped: a signal becomes an exception, which may wait until a state is saved."""
+"""How a process is stopped: a signal becomes an exception, which may wait for a saved state."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIGNALS: tuple[int, ...] = tuple(
 )
 # a training may go on for so long after a signal, if its newest state is saved then
 _MOST_SECONDS = 1.0
-# a second signal that comes sooner is the first one again: Ctrl-C and `timeout` signal a whole group
-# of processes, and a parent then signals its children once more
+# a second signal that comes sooner is the first one again: Ctrl-C and `timeout` signal a whole
+# group of processes, and a parent then signals its children once more
 _SAME_SECONDS = 0.5
 # how often is looked whether somebody has caught the exception and gone on
 _LOOK_SECONDS = 0.2
@@ -139,7 +139,7 @@ def held_back() -> Iterator[None]:
 
 
 class SavingLoop:
-    """Lets a signal wait for the next saved state of a training where that takes less than a second.
+    """Lets a signal wait for the next saved state of a training, for less than a second.
 
     It is a context manager: inside, the first signal is noted if the rest of the step and the
     saving of the state are expected to take less than a second together, and raised otherwise. A

@@ -1,4 +1,4 @@
-"""The state of an ID model in training, in one safetensors file with a hash of all that is in it."""
+"""The state of an ID model in training: one safetensors file with a hash of all that is in it."""
 
 from __future__ import annotations
 

@@ -120,5 +120,5 @@ class LossRecord:
 def _newest_logs(history: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Return the steps of the two newest logs of the loss, the older one first; 0 for none."""
     steps = [entry["step"] for entry in history if "loss" in entry]
-    older, newest = ([0, 0] + steps)[-2:]
+    older, newest = [0, 0, *steps][-2:]
     return older, newest
