@@ -9,10 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Keys of JSON objects whose values change from run to run. `files` holds hashes of files with such
-#: values; `wrong_hashes` looks at it.
+# files with measured times, whose sizes and hashes therefore change from run to run
+_TIMED = ("record.json", "results.json", "result.json", "protocol.json", "results.md", "files.json")
+#: Keys of JSON objects whose values change from run to run. The last ones are hashes of files with
+#: such values; `wrong_hashes` looks at them.
 MEASURED = frozenset(
-    {"seconds", "samples_per_second", "peak_rss_mb", "peak_mb", "time", "command", "files"}
+    {
+        *("seconds", "samples_per_second", "peak_rss_mb", "peak_mb", "time", "command"),
+        *("files", "hash", "sha256", *_TIMED),
+    }
 )
 # the cache may hold more after a stop, and locks name processes
 _NOT_COMPARED = ("cache", "locks")
@@ -78,17 +83,18 @@ def lost(before: Contents, after: Contents, found: Contents) -> list[str]:
 
 
 def wrong_hashes(folder: Path) -> list[str]:
-    """Return a line for each file whose hash is not the one in the record beside it."""
+    """Return a line for each file whose hash is not the one in the list of files beside it."""
     lines = []
-    for record in sorted(folder.rglob("record.json")):
-        files = json.loads(record.read_text()).get("files", {})
-        for name, stored in files.items():
+    for record in sorted([*folder.rglob("record.json"), *folder.rglob("files.json")]):
+        stored = json.loads(record.read_text())
+        files = stored.get("hashes", stored.get("files", {}))
+        for name, known in files.items():
             path = record.parent / name
-            hashes = _HASH.findall(json.dumps(stored))
+            hashes = _HASH.findall(json.dumps(known))
             if not path.is_file():
-                lines.append(f"{path.relative_to(folder)} is missing, and is in the record")
+                lines.append(f"{path.relative_to(folder)} is missing, and is in the list")
             elif hashes and _sha256(path.read_bytes()) not in hashes:
-                lines.append(f"{path.relative_to(folder)} is not the one in the record")
+                lines.append(f"{path.relative_to(folder)} is not the one in the list")
     return lines
 
 
@@ -105,7 +111,9 @@ def fingerprint(folder: Path) -> str:
 def without_measured(values: Any) -> Any:
     """Return JSON values without those that change from run to run."""
     if isinstance(values, Mapping):
-        return {k: without_measured(v) for k, v in values.items() if k not in MEASURED}
+        # sizes and hashes have the path of a file as their key
+        kept = {k: v for k, v in values.items() if k.rpartition("/")[2] not in MEASURED}
+        return {k: without_measured(v) for k, v in kept.items()}
     if isinstance(values, list):
         return [without_measured(value) for value in values]
     return values
