@@ -236,9 +236,9 @@ def test_hashes_of_records_are_checked(tmp_path):
     (tmp_path / "record.json").write_text(json.dumps({"files": {"a": right}}))
     assert wrong_hashes(tmp_path) == []
     (tmp_path / "a").write_text("y")
-    assert wrong_hashes(tmp_path) == ["a is not the one in the record"]
+    assert wrong_hashes(tmp_path) == ["a is not the one in the list"]
     (tmp_path / "a").unlink()
-    assert wrong_hashes(tmp_path) == ["a is missing, and is in the record"]
+    assert wrong_hashes(tmp_path) == ["a is missing, and is in the list"]
 
 
 def test_damages_change_one_value_one_tensor_or_one_file(tmp_path):

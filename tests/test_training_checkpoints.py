@@ -195,14 +195,15 @@ def test_an_error_leaves_the_checkpoint_before_it(llm, data, tmp_path, monkeypat
     def failing(self, *given):
         with pytest.MonkeyPatch.context() as patch:
             if self.state.global_step == 8:
-                patch.setattr(*places[where], fail)
+                owner, name = places[where]
+                patch.setattr(owner, name, fail)
             ordinary(self, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(RARecTrainer, "_save_checkpoint", failing)
         with pytest.raises(OSError, match="no space left on the disk") as raised:
             train(make_model(llm), data, arguments(tmp_path / "run", max_steps=9))
-    assert raised.value is full
+    assert raised.value.__cause__ is full
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-4"]
     whole, resumed = make_model(llm), make_model(llm)
     train(whole, data, arguments(tmp_path / "whole", max_steps=9))

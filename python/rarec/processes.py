@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection as connections
@@ -103,7 +103,7 @@ class _Ended:
 
 def _run(
     tasks: Mapping[str, Sequence[Any]], *, jobs: int, n_threads: int | None
-) -> Iterator[_Ended]:
+) -> Generator[_Ended, None, None]:
     """Yield each task when its process has ended; when closed, stop those that are running."""
     waiting = list(tasks.items())[::-1]
     running: dict[Connection, tuple[str, BaseProcess]] = {}
@@ -269,7 +269,8 @@ def _reply(connection: Connection, outcome: tuple[Any, BaseException | None, str
 def _portable(error: BaseException) -> BaseException:
     """Return an exception as it is if it survives pickling, else one that says the same."""
     try:
-        copy = reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(error))
+        sent = reduction.ForkingPickler.dumps(error)
+        copy = reduction.ForkingPickler.loads(sent)  # pyright: ignore[reportAttributeAccessIssue]
         if type(copy) is type(error) and str(copy) == str(error):
             return error
     except Exception:

@@ -163,5 +163,5 @@ def _hash(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     found.update(json.dumps(texts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -15,7 +15,12 @@ from rarec.backbone import Backbone
 from rarec.ids import load_ids
 from rarec.members.aligned import AlignedModel
 from rarec.model import ADAPTER, RARec
-from rarec.pipeline.finished import finished_record, settings_to_keep, what_differs
+from rarec.pipeline.finished import (
+    finished_record,
+    forget_checkpoints,
+    settings_to_keep,
+    what_differs,
+)
 from rarec.pipeline.fit_ids import tuning_part
 from rarec.pipeline.samples import load_samples, select_samples
 from rarec.pipeline.session import Session, language_model_of
@@ -74,6 +79,7 @@ def align(
             record = finished_record(run, address, settings, restart=restart)
             if record is None:
                 return _align(run, settings, session, made_from, restart=restart)
+    forget_checkpoints(run, address)
     session.say(f"{address} is there already")
     return _report_of(record)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from rarec.artifacts import LockedError, remove
 from rarec.backbone import LanguageModel, full_name, short_hash
 from rarec.pipeline.session import language_model_of
 from rarec.run.folder import RunFolder
@@ -46,6 +48,20 @@ def finished_record(
         f"{run.path}: {address} was made with other settings: "
         f"{'; '.join(different)}; restart (--restart) makes it again"
     )
+
+
+def forget_checkpoints(run: RunFolder, address: str) -> None:
+    """Remove the checkpoints of a training that is finished, if it was stopped before it did that.
+
+    Args:
+        run: The run.
+        address: Path of the finished artifact in the run.
+    """
+    checkpoints = run.checkpoints(address)
+    # those of a process that makes it again now stay
+    if checkpoints.exists():
+        with suppress(LockedError), run.lock(address):
+            remove(checkpoints)
 
 
 def what_differs(

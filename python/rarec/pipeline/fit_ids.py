@@ -17,6 +17,7 @@ from rarec.backbone import LanguageModel
 from rarec.ids import IDEmbeddings, TrainedIDs, train_encoders
 from rarec.pipeline.finished import (
     finished_record,
+    forget_checkpoints,
     language_models,
     settings_to_keep,
     what_differs,
@@ -76,6 +77,7 @@ def fit_ids(
             if restart or not _is_finished(run, wanted, settings.ids):
                 _fit(run, settings.ids, wanted, session, restart=restart, also_from=also_from)
                 return _measurements(run, wanted)
+    forget_checkpoints(run, _ADDRESS)
     session.say(f"{_ADDRESS} is there already")
     return _measurements(run, wanted)
 
