@@ -73,7 +73,10 @@ OTHERS = {
         *("--variant", "--text-only"),
         *("--restart", "--wait", "--config", "--set", "--print-config", "--json", "--help"),
     },
-    "compare": {"--variants", "--seeds", "--part", "--output", "--jobs", "--json", "--help"},
+    "compare": {
+        *("--variants", "--seeds", "--part", "--output", "--jobs"),
+        *("--restart", "--wait", "--json", "--help"),
+    },
 }
 
 

@@ -113,7 +113,7 @@ class Prepared:
             return target
         origin, commands = _STATES[name]
         if not origin:
-            write_tiny(target)
+            write_tiny(target, str(self._runner.llm))
             return target
         self.begin(self._runner, origin)
         for arguments in commands:

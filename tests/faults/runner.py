@@ -147,7 +147,8 @@ class Runner:
         python: The Python of the installation.
         shim: The library, see `build_shim`.
         folder: A new folder for its files. Commands run in its folder `point`, which is watched.
-        llm: Folder of a language model that is loaded once, so that its classes are imported.
+        llm: Folder of the language model. A run keeps its absolute path, so all runners have the
+            same one: it takes the place of `./llm` in the arguments of commands.
         source: Folder with the package `rarec`, if that Python is to take it from there.
     """
 
@@ -156,6 +157,7 @@ class Runner:
     ) -> None:
         folder.mkdir(parents=True)
         self.point = folder / "point"
+        self.llm = llm.absolute()
         self._output = folder / "output"
         self._state = ShimState(folder)
         self._environment = {
@@ -204,7 +206,7 @@ class Runner:
         armed = self._state.environment(self.point, fault, log=log)
         commands = [
             {
-                "arguments": list(words),
+                "arguments": [str(self.llm) if word == "./llm" else word for word in words],
                 "folder": str(self.point),
                 "output": str(output),
                 "environment": {**self._environment, **variables},

@@ -39,11 +39,16 @@ align.training.learning_rate = 1e-4
 """
 
 
-def write_tiny(folder: Path) -> None:
-    """Write `data/`, `llm/` and `study.toml` into a folder; each call writes the same."""
+def write_tiny(folder: Path, llm: str = "./llm") -> None:
+    """Write `data/`, `llm/` and `study.toml` into a folder; each call writes the same.
+
+    Args:
+        folder: The folder.
+        llm: Name of the language model in the study.
+    """
     _write_data(folder / "data")
     _write_language_model(folder / "llm")
-    (folder / "study.toml").write_text(STUDY)
+    (folder / "study.toml").write_text(STUDY.replace("./llm", llm))
 
 
 def _write_data(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarec.cli.options import Json, Run, setting
+from rarec.cli.options import Json, Restart, Run, Wait, setting
 from rarec.cli.printing import say, write_json
 from rarec.cli.study import names_in, print_study_results
 from rarec.progress import quiet_libraries
@@ -39,6 +39,8 @@ def compare(
         typer.Option("--output", "-o", help="Folder of the results; by default RUN/compare."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Number of processes at once.")] = 1,
+    restart: Restart = False,
+    wait: Wait = False,
     json_file: Json = None,
 ) -> None:
     """Train variants and baselines with the same budget and seeds, and show them in one table.
@@ -62,6 +64,8 @@ def compare(
         part=part,
     )
     folder = folder or run / "compare"
-    results: dict[str, Any] = run_study(study, folder, jobs=jobs, say=say, progress=jobs == 1)
+    results: dict[str, Any] = run_study(
+        study, folder, jobs=jobs, say=say, progress=jobs == 1, restart=restart, wait=wait
+    )
     print_study_results(results, folder)
     write_json(next(iter(results.values())), json_file)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarec.cli.options import Json
+from rarec.cli.options import Json, Restart, Wait
 from rarec.cli.printing import output, say, write_json
 from rarec.progress import quiet_libraries
 
@@ -41,6 +41,8 @@ def study(
     jobs: Annotated[
         int, typer.Option(help="Number of processes at once; 0 only reports what is there.")
     ] = 1,
+    restart: Restart = False,
+    wait: Wait = False,
     json_file: Json = None,
 ) -> None:
     """Try many settings on several datasets and seeds, each compared with one reference.
@@ -64,6 +66,8 @@ def study(
         jobs=jobs,
         say=say,
         progress=jobs == 1,
+        restart=restart,
+        wait=wait,
     )
     print_study_results(results, folder)
     together = folder / "results.json"

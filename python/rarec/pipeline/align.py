@@ -16,6 +16,7 @@ from rarec.ids import load_ids
 from rarec.members.aligned import AlignedModel
 from rarec.model import ADAPTER, RARec
 from rarec.pipeline.finished import (
+    OtherSettingsError,
     finished_record,
     forget_checkpoints,
     settings_to_keep,
@@ -209,7 +210,7 @@ def _claim(
     different = sorted(name for name in inputs if made_from.get(name) != before.get(name))
     different += what_differs(settings, stored.settings, stored.language_models)
     if different:
-        raise ValueError(
+        raise OtherSettingsError(
             f"{folder}: expected checkpoints of this training, got those of one with other "
             f"{', '.join(different)}; restart (--restart) begins again"
         )

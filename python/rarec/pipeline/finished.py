@@ -21,6 +21,10 @@ StepSettings = TypeVar("StepSettings", AlignSettings, IDSettings)
 _NAMES = {"llm": ("llm", "llm_revision"), "text": ("text",)}
 
 
+class OtherSettingsError(ValueError):
+    """Something was made, or begun, with other settings, and is not to be made again."""
+
+
 def finished_record(
     run: RunFolder, address: str, settings: StepSettings, *, restart: bool = False
 ) -> Record | None:
@@ -35,8 +39,8 @@ def finished_record(
         restart: Make it again in any case.
 
     Raises:
-        ValueError: If it was made with other settings or with another content of the language
-            model, and is not to be made again.
+        OtherSettingsError: If it was made with other settings or with another content of the
+            language model, and is not to be made again.
     """
     record = None if restart else fresh_record(run, address)
     if record is None:
@@ -44,7 +48,7 @@ def finished_record(
     different = what_differs(settings, record.settings, record.language_models)
     if not different:
         return record
-    raise ValueError(
+    raise OtherSettingsError(
         f"{run.path}: {address} was made with other settings: "
         f"{'; '.join(different)}; restart (--restart) makes it again"
     )

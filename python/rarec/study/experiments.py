@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarec.artifacts import remove
+from rarec.members.fusion import fused_name
 from rarec.pipeline.finished import what_differs
 from rarec.run import RunFolder, fresh_record, read_record
-from rarec.run.folder import ids_address, model_address
+from rarec.run.folder import ids_address, index_address, model_address, weights_address
 from rarec.settings import AlignSettings, FitSettings, as_dict
 from rarec.study.plan import Study
 from rarec.study.sources import DataSource
@@ -80,6 +82,25 @@ class Experiment:
         if record is None or record.settings != self.cases:
             return False
         return not has_other_model(run, self.align)
+
+    def forget(self, *, whole_run: bool) -> None:
+        """Remove what was done of it.
+
+        Args:
+            whole_run: Remove the run that it shares, with the samples and ID models, too.
+        """
+        if whole_run:
+            remove(self.run)
+        if RunFolder.exists(self.run):
+            fused = fused_name(self.align.member)
+            for address in (
+                variant_address(self.name),
+                model_address(self.align.member),
+                index_address(self.align.member),
+                weights_address(fused),
+                f"checkpoints/{model_address(self.align.member)}",
+            ):
+                remove(self.folder(address))
 
 
 def experiments(study: Study, folder: Path, names: Iterable[str]) -> Iterator[Experiment]:

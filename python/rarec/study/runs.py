@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from rarec.artifacts import lock
 from rarec.data import Dataset
 from rarec.evaluation import write_results
 from rarec.processes import run_tasks
@@ -30,11 +31,13 @@ def run_study(
     n_bootstrap: int = 10_000,
     say: Callable[[str], None] = print,
     progress: bool = False,
+    restart: bool = False,
+    wait: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the results of a study by dataset, and write them.
 
-    What was done before is not done again. Each training runs in its own process, so a script that
-    calls this needs the usual `if __name__ == "__main__":`.
+    What was done before is not done again, unless its settings have changed. Each training runs in
+    its own process, so a script that calls this needs the usual `if __name__ == "__main__":`.
 
     Args:
         study: The study.
@@ -47,6 +50,8 @@ def run_study(
         n_bootstrap: Number of resamples of the confidence intervals.
         say: Function that is given each message about what is done.
         progress: Whether the bars of the trainings are shown.
+        restart: Forget what was done before of the variants and ID models that are run now.
+        wait: Wait for another process that runs a study in this folder.
 
     Returns:
         `{"protocol", "rows", "paired"}` of each dataset, which is also written as
@@ -56,6 +61,7 @@ def run_study(
     Raises:
         ValueError: If a dataset cannot be read, if the folder has runs of other data, if there is
             nothing to report, or, when all others are done, if a training failed.
+        LockedError: If another process runs a study in this folder. The message says which one.
     """
     if jobs < 0 or n_bootstrap < 1:
         raise ValueError(f"expected jobs >= 0 and n_bootstrap >= 1, got {jobs} and {n_bootstrap}")
@@ -67,6 +73,30 @@ def run_study(
     variants = list(experiments(study, folder, study.variants))
     id_models = list(experiments(study, folder, study.id_models))
     _require_same_data([*variants, *id_models], datasets)
+    with lock(folder / "locks" / "study.lock", f"{folder}: the study", wait=wait, say=say):
+        if restart and jobs:
+            for one in (*variants, *id_models):
+                if one.name in asked:
+                    one.forget(whole_run=only is None)
+        failed = _run_missing(variants, id_models, asked, datasets, jobs, say, progress)
+        results = _report_all(study, folder, variants, id_models, n_bootstrap)
+    if failed:
+        raise ValueError(f"{len(failed)} failed, the others are kept: {'; '.join(failed)}")
+    if not results:
+        raise ValueError(f"{folder}: expected results of {study.reference}, got none")
+    return results
+
+
+def _run_missing(
+    variants: Sequence[Experiment],
+    id_models: Sequence[Experiment],
+    asked: set[str],
+    datasets: Mapping[str, Dataset],
+    jobs: int,
+    say: Callable[[str], None],
+    progress: bool,
+) -> list[str]:
+    """Return one line for each training that failed, when all that were missing have run."""
     failed: list[str] = []
     if jobs:
         missing = [one for one in variants if one.name in asked and not one.is_done()]
@@ -76,12 +106,7 @@ def run_study(
             failed += run_tasks(tasks, jobs=jobs, say=say)
         tasks = {one.title: (run_variant, one, progress) for one in missing if one.has_baselines()}
         failed += run_tasks(tasks, jobs=jobs, say=say)
-    results = _report_all(study, folder, variants, id_models, n_bootstrap)
-    if failed:
-        raise ValueError(f"{len(failed)} failed, the others are kept: {'; '.join(failed)}")
-    if not results:
-        raise ValueError(f"{folder}: expected results of {study.reference}, got none")
-    return results
+    return failed
 
 
 def _asked(study: Study, only: Sequence[str] | None) -> set[str]:

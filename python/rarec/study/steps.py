@@ -12,6 +12,7 @@ from rarec.ids import load_ids
 from rarec.members.fusion import fused_name
 from rarec.pipeline.align import align
 from rarec.pipeline.evaluate import ID_ROWS, cases_of, rank_members
+from rarec.pipeline.finished import OtherSettingsError
 from rarec.pipeline.fit_ids import fit_ids, import_ids
 from rarec.pipeline.members import RunMembers
 from rarec.pipeline.session import Session
@@ -19,7 +20,7 @@ from rarec.pipeline.weigh import weigh
 from rarec.run import RunFolder, fresh_record, read_record, write_artifact
 from rarec.run.folder import DATA, ids_address, model_address, weights_address
 from rarec.run.freshness import require_inputs
-from rarec.study.experiments import BASELINES, Experiment, has_other_model, variant_address
+from rarec.study.experiments import BASELINES, Experiment, variant_address
 
 #: Names of the two answers of a variant in its ranks.
 ALONE, FUSED = "alone", "fused"
@@ -61,7 +62,11 @@ def run_variant(experiment: Experiment, progress: bool) -> str:
         progress: Whether bars are shown.
     """
     run, session, name = RunFolder(experiment.run), Session(progress=progress), experiment.name
-    align(run, experiment.align, session, restart=has_other_model(run, experiment.align))
+    try:
+        align(run, experiment.align, session)
+    except OtherSettingsError:
+        # the study file has changed since, and it says what is right
+        align(run, experiment.align, session, restart=True)
     members = RunMembers(run, session)
     weights = weigh(members, name)
     all_ranks = rank_members(members, [name], cases_of(run, **_chosen(experiment.cases)))
