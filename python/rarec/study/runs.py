@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def run_study(
     variants = list(experiments(study, folder, study.variants))
     id_models = list(experiments(study, folder, study.id_models))
     _require_same_data([*variants, *id_models], datasets)
-    with lock(folder / "locks" / "study.lock", f"{folder}: the study", wait=wait, say=say):
+    alone = lock(folder / "locks" / "study.lock", f"{folder}: the study", wait=wait, say=say)
+    # a report of what is there needs no lock
+    with alone if jobs else nullcontext():
         if restart and jobs:
             for one in (*variants, *id_models):
                 if one.name in asked:
